@@ -1,0 +1,13 @@
+//! What both sides of the kernel boundary agree on, and every decision that can be tested on the
+//! host.
+//!
+//! The eBPF programs in `synguard-ebpf` are shells around [`ingress`], [`admit`] and [`egress`]:
+//! they give these functions a packet to look at and the kernel's tables to look things up in. The
+//! same functions run in host tests over byte slices and hash maps. There is no I/O here, no
+//! allocation, no `unsafe`, and no clock: time is a parameter.
+#![no_std]
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+pub mod abi;
+pub mod verdict;

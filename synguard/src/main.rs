@@ -1,0 +1,2 @@
+//! The synguard command.
+fn main() {}
