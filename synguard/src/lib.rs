@@ -1,1 +1,3 @@
 //! The daemon and the command line of synguard, as a library.
+
+pub mod model;

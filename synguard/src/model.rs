@@ -1,0 +1,240 @@
+//! The nouns of the daemon: what a configuration says once it is valid, and what a running daemon
+//! can tell about itself. Configuration goes one way (file → [`Config`] → tables), state the other
+//! (tables → [`Snapshot`] → metrics, `status`, the control API).
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    path::PathBuf,
+    time::Duration,
+};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// A configuration that has been checked as a whole.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Where Prometheus scrapes; `None` turns the exporter off.
+    pub metrics: Option<SocketAddr>,
+    /// The control API's Unix socket.
+    pub socket: PathBuf,
+    /// File with the 32-byte master secret (hex); created with mode 0600 when missing.
+    pub secret: PathBuf,
+    /// How to attach XDP.
+    pub xdp_mode: XdpMode,
+    /// Entries of the half-open table, all services together.
+    pub half_open_entries: u32,
+    /// The services, in the order of the file; their numbers in the tables are position + 1.
+    pub services: Vec<Service>,
+}
+
+/// One protected service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Service {
+    /// Unique; letters, digits, `-`, `_` and `.`.
+    pub name: String,
+    /// What it covers.
+    pub addresses: Addresses,
+    /// Its ports; `None` is all of them.
+    pub ports: Option<Vec<RangeInclusive<u16>>>,
+    /// When it is guarded.
+    pub mode: Mode,
+    /// What a valid ACK becomes.
+    pub admission: Admission,
+    /// Half-open connections at which it becomes guarded.
+    pub high: Watermark,
+    /// Half-open connections below which it may become calm again.
+    pub low: Watermark,
+    /// How long it must have been below `low` before it becomes calm.
+    pub calm_after: Duration,
+    /// Age at which a half-open connection is given up.
+    pub half_open_timeout: Duration,
+}
+
+/// Which addresses a service covers.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Addresses {
+    /// The interface's own addresses, followed as they change.
+    Interface,
+    /// These prefixes (a plain address is one of full length).
+    Prefixes(Vec<IpNet>),
+}
+
+/// When a service is guarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// While its half-open count says so.
+    Adaptive,
+    /// Always.
+    Always,
+    /// Never; count what would have been done.
+    Observe,
+}
+
+/// What a valid ACK becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Admission {
+    /// Whatever is possible for the address and the kernel.
+    Auto,
+    /// A socket on this box.
+    Local,
+}
+
+/// A threshold of the half-open count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watermark {
+    /// Chosen by the daemon.
+    Auto,
+    /// Given by the operator.
+    Fixed(u32),
+}
+
+/// How XDP is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum XdpMode {
+    /// In the driver, else generic with a warning.
+    Auto,
+    /// In the driver or not at all.
+    Native,
+    /// In the stack, after the driver made an skb.
+    Generic,
+}
+
+/// What a running daemon knows, at one moment.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Version of the daemon.
+    pub version: String,
+    /// Release of the kernel.
+    pub kernel: String,
+    /// Seconds since the epoch when the daemon started.
+    pub started_at: u64,
+    /// The configuration file, if there is one.
+    pub config: Option<PathBuf>,
+    /// Seconds since the epoch when the present configuration was applied.
+    pub config_applied_at: u64,
+    /// `None` where `local` admission works; else why it does not.
+    pub local_admission_error: Option<String>,
+    /// Interfaces it is attached to.
+    pub interfaces: Vec<InterfaceStatus>,
+    /// Packets of no service, by reason.
+    pub unprotected: Vec<ReasonCount>,
+    /// The services.
+    pub services: Vec<ServiceStatus>,
+    /// The keys.
+    pub keys: KeyStatus,
+    /// How full the kernel's tables are.
+    pub maps: Vec<MapFill>,
+}
+
+/// One attached interface.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct InterfaceStatus {
+    /// Its name.
+    pub name: String,
+    /// Its index.
+    pub index: u32,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// How XDP runs on it: `native` or `generic`.
+    pub xdp_mode: String,
+    /// Driver name, where the kernel tells.
+    pub driver: Option<String>,
+    /// Whether link is up.
+    pub up: bool,
+    /// Its addresses and those of the VLAN devices on it.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// One service, as it stands.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// Its name.
+    pub name: String,
+    /// What it covers, for people: `192.0.2.1:443`, `interface:all`.
+    pub covers: Vec<String>,
+    /// Its mode.
+    pub mode: Mode,
+    /// What a valid ACK becomes: `local` or `none`.
+    pub admission: String,
+    /// Why it is that.
+    pub admission_reason: String,
+    /// `calm` or `guarded`.
+    pub state: String,
+    /// Seconds since the epoch of the last change of state, if there was one.
+    pub state_since: Option<u64>,
+    /// Half-open connections now.
+    pub half_open: u64,
+    /// Count at which it becomes guarded.
+    pub high: u32,
+    /// Count below which it may become calm.
+    pub low: u32,
+    /// Half-open connections there would be now, were the service not guarded.
+    pub projected_half_open: u64,
+    /// Turns to guarded.
+    pub guarded_total: u64,
+    /// Turns to calm.
+    pub calmed_total: u64,
+    /// Half-open connections given up for their age.
+    pub expired_total: u64,
+    /// SYNs received.
+    pub syns: u64,
+    /// Packets by reason; reasons with no packet are left out.
+    pub packets: Vec<ReasonCount>,
+    /// The same for what mode observe would have done.
+    pub observed: Vec<ReasonCount>,
+    /// Handshake round trips: upper bound in seconds (none for the last) and count, not cumulative.
+    pub rtt: Vec<(Option<f64>, u64)>,
+    /// Sum of the round trips in seconds.
+    pub rtt_sum: f64,
+}
+
+/// A reason and how often it was the one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReasonCount {
+    /// [`synguard_common::verdict::Reason::label`].
+    pub reason: String,
+    /// `pass`, `answer` or `drop`.
+    pub action: String,
+    /// Packets.
+    pub packets: u64,
+}
+
+/// The cookie keys.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct KeyStatus {
+    /// The present epoch.
+    pub epoch: u64,
+    /// Length of an epoch in seconds.
+    pub epoch_seconds: u64,
+    /// Seconds since the epoch when a key was last written.
+    pub last_rotation: u64,
+    /// Epochs ahead of the present one whose key is in place.
+    pub ready_ahead: u64,
+}
+
+/// How full one of the kernel's tables is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MapFill {
+    /// The map.
+    pub name: String,
+    /// Entries in it.
+    pub entries: u64,
+    /// Entries it has room for.
+    pub capacity: u64,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Mode::Adaptive => "adaptive",
+            Mode::Always => "always",
+            Mode::Observe => "observe",
+        })
+    }
+}
