@@ -31,6 +31,12 @@ pub struct AddressEntry {
     pub service: u16,
     /// MTU of the device that has the address, in bytes: what our MSS is taken from.
     pub mtu: u16,
+    /// The service whose state decides where a packet hides its port behind more extension
+    /// headers than are followed: the strictest of those at this address, never
+    /// [`SERVICE_NONE`].
+    pub hidden: u16,
+    /// Zero.
+    pub pad: u16,
 }
 
 /// Key of the map `PREFIXES` (longest-prefix match).
@@ -282,7 +288,7 @@ macro_rules! layout {
 
 layout! {
     Address = 16: ;
-    AddressEntry = 8: ports_id 0, service 4, mtu 6;
+    AddressEntry = 12: ports_id 0, service 4, mtu 6, hidden 8, pad 10;
     PrefixKey = 20: prefix_len 0, address 4;
     PortKey = 8: ports_id 0, port 4, pad 6;
     PortEntry = 4: service 0, pad 2;

@@ -55,11 +55,13 @@ reasons! {
     Unprotected = "unprotected", Pass;
     /// Sent to a group (multicast or broadcast) link-layer address: the kernel's TCP ignores it.
     NotForHost = "not_for_host", Pass;
-    /// Too short or inconsistent to be read, for a service that is not guarded.
-    UnreadableCalm = "unreadable_calm", Pass;
+    /// Cut short before the end of the TCP header, or a later fragment: the kernel delivers it to
+    /// nobody unless the first fragment went through.
+    Incomplete = "incomplete", Pass;
 
     // Calm.
-    /// A segment other than a SYN for a calm service.
+    /// A segment other than a SYN for a calm service, or one that makes no sense: the kernel's
+    /// business.
     Calm = "calm", Pass;
     /// A SYN passed to the listener and entered in the half-open table.
     SynTracked = "syn_tracked", Pass;
