@@ -158,6 +158,8 @@ pub struct ServiceStatus {
     pub name: String,
     /// What it covers, for people: `192.0.2.1:443`, `interface:all`.
     pub covers: Vec<String>,
+    /// What it would cover but must leave alone, each with the reason and the cure.
+    pub excepted: Vec<String>,
     /// Its mode.
     pub mode: Mode,
     /// What a valid ACK becomes: `local` or `none`.
