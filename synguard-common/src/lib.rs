@@ -10,4 +10,11 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod abi;
+pub mod clock;
+pub mod cookie;
+pub mod flow;
+pub mod options;
+pub mod packet;
+pub mod siphash;
 pub mod verdict;
+pub mod wire;

@@ -1,0 +1,191 @@
+//! The two ends of a TCP connection, for both address families.
+//!
+//! Code that handles packets is generic over [`Net`], so that the IPv4 path never carries sixteen
+//! byte addresses around.
+
+use crate::{
+    abi::{Address, Tuple},
+    siphash::SipHash24,
+    wire::{ipv4, ipv6},
+};
+
+/// Both addresses of a connection.
+pub trait Net: Copy {
+    /// Length of the IP header that our answers have, bytes.
+    const HEADER: usize;
+    /// MTU less MSS: the IP header and a TCP header without options (RFC 9293 section 3.7.1).
+    const OVERHEAD: u16;
+    /// MSS of a host that sends no such option (RFC 9293 section 3.7.1).
+    const DEFAULT_MSS: u16;
+    /// Values of the three MSS bits in a cookie, see [`crate::cookie`].
+    const MSS_TABLE: [u16; 8];
+    /// Smallest MSS for which `bpf_sk_assign_tcp_reqsk` makes a socket.
+    const MIN_KERNEL_MSS: u16;
+
+    /// Address of the client.
+    fn client(self) -> Address;
+    /// Address of the server.
+    fn server(self) -> Address;
+    /// Feeds both addresses to the MAC, the client's first, most significant bits first.
+    fn hash(self, mac: SipHash24) -> SipHash24;
+    /// Sum of both addresses, for the checksum's pseudo-header.
+    fn sum(self) -> u64;
+    /// A word in which the low bits of both addresses count, for tables that need no strong hash.
+    fn mix(self) -> u64;
+    /// Whether no answer may be sent to the client's address: multicast, broadcast, unspecified,
+    /// loopback (RFC 1122 section 3.2.1.3, RFC 4291 section 2.7), or the server's own.
+    fn bad_source(self) -> bool;
+}
+
+/// Both addresses of an IPv4 connection, host order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct V4 {
+    /// Address of the client.
+    pub client: u32,
+    /// Address of the server.
+    pub server: u32,
+}
+
+/// Both addresses of an IPv6 connection: host-order words, most significant first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct V6 {
+    /// Address of the client.
+    pub client: [u32; 4],
+    /// Address of the server.
+    pub server: [u32; 4],
+}
+
+impl Address {
+    /// The mapped form of an IPv4 address given in host order.
+    #[inline(always)]
+    pub const fn from_v4(address: u32) -> Self {
+        Self::from_words([0, 0, 0xffff, address])
+    }
+
+    /// From host-order words, most significant first.
+    #[inline(always)]
+    pub const fn from_words(words: [u32; 4]) -> Self {
+        let [a, b, c, d] =
+            [words[0].to_be_bytes(), words[1].to_be_bytes(), words[2].to_be_bytes(), words[3].to_be_bytes()];
+        Self([
+            a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2],
+            d[3],
+        ])
+    }
+}
+
+impl Net for V4 {
+    const HEADER: usize = ipv4::HEADER;
+    const OVERHEAD: u16 = 40;
+    const DEFAULT_MSS: u16 = 536;
+    const MSS_TABLE: [u16; 8] = [216, 536, 1200, 1360, 1400, 1440, 1460, 8960];
+    const MIN_KERNEL_MSS: u16 = 536;
+
+    #[inline(always)]
+    fn client(self) -> Address {
+        Address::from_v4(self.client)
+    }
+
+    #[inline(always)]
+    fn server(self) -> Address {
+        Address::from_v4(self.server)
+    }
+
+    #[inline(always)]
+    fn hash(self, mac: SipHash24) -> SipHash24 {
+        mac.word(((self.client as u64) << 32) | self.server as u64)
+    }
+
+    #[inline(always)]
+    fn sum(self) -> u64 {
+        self.client as u64 + self.server as u64
+    }
+
+    #[inline(always)]
+    fn mix(self) -> u64 {
+        ((self.client as u64) << 32) | self.server as u64
+    }
+
+    #[inline(always)]
+    fn bad_source(self) -> bool {
+        let first = self.client >> 24;
+        first >= 224 || first == 0 || first == 127 || self.client == self.server
+    }
+}
+
+impl Net for V6 {
+    const HEADER: usize = ipv6::HEADER;
+    const OVERHEAD: u16 = 60;
+    const DEFAULT_MSS: u16 = 1220;
+    const MSS_TABLE: [u16; 8] = [216, 1220, 1340, 1360, 1400, 1420, 1440, 8940];
+    const MIN_KERNEL_MSS: u16 = 1220;
+
+    #[inline(always)]
+    fn client(self) -> Address {
+        Address::from_words(self.client)
+    }
+
+    #[inline(always)]
+    fn server(self) -> Address {
+        Address::from_words(self.server)
+    }
+
+    #[inline(always)]
+    fn hash(self, mac: SipHash24) -> SipHash24 {
+        let [a, b, c, d] = self.client;
+        let [e, f, g, h] = self.server;
+        mac.word(((a as u64) << 32) | b as u64)
+            .word(((c as u64) << 32) | d as u64)
+            .word(((e as u64) << 32) | f as u64)
+            .word(((g as u64) << 32) | h as u64)
+    }
+
+    #[inline(always)]
+    fn sum(self) -> u64 {
+        let mut sum = 0;
+        let mut i = 0;
+        while i < 4 {
+            sum += self.client[i] as u64 + self.server[i] as u64;
+            i += 1;
+        }
+        sum
+    }
+
+    #[inline(always)]
+    fn mix(self) -> u64 {
+        let [a, b, c, d] = self.client;
+        let [_, _, _, h] = self.server;
+        (((a ^ c) as u64) << 32 | (b ^ d) as u64) ^ ((h as u64) << 16)
+    }
+
+    #[inline(always)]
+    fn bad_source(self) -> bool {
+        let [a, b, c, d] = self.client;
+        let loopback_or_unspecified = a | b | c == 0 && d <= 1;
+        a >> 24 == 0xff || loopback_or_unspecified || self.client == self.server
+    }
+}
+
+/// A TCP connection as packets from the client name it. Ports in host order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow<N> {
+    /// Both addresses.
+    pub net: N,
+    /// The client's port.
+    pub client_port: u16,
+    /// The server's port.
+    pub server_port: u16,
+}
+
+impl<N: Net> Flow<N> {
+    /// The flow as a key of the half-open table.
+    #[inline(always)]
+    pub fn tuple(self) -> Tuple {
+        Tuple {
+            client: self.net.client(),
+            server: self.net.server(),
+            client_port: self.client_port,
+            server_port: self.server_port,
+        }
+    }
+}

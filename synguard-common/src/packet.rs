@@ -1,0 +1,176 @@
+//! The cursor through which every packet is seen: the kernel's carries `data` and `data_end`, the
+//! host's wraps a slice. Everything above it is the same code on both sides.
+//!
+//! One bounds check gives a [`View`] of a fixed number of bytes, whose accessors then cannot fail:
+//! the shape the verifier understands. All accessors take and return host order.
+
+/// Bytes of a packet that were checked to be there.
+///
+/// Accessors must be called with `at + width` within the length the view was made with; callers
+/// use constants, so that a mistake shows in the first test.
+pub trait View: Copy {
+    /// One byte.
+    fn u8(self, at: usize) -> u8;
+    /// Two bytes, big-endian on the wire.
+    fn u16(self, at: usize) -> u16;
+    /// Four bytes, big-endian on the wire.
+    fn u32(self, at: usize) -> u32;
+    /// Sixteen bytes, as they lie on the wire.
+    fn bytes16(self, at: usize) -> [u8; 16];
+}
+
+/// A view that can be written through.
+pub trait ViewMut {
+    /// One byte.
+    fn set_u8(&mut self, at: usize, value: u8);
+    /// Two bytes, big-endian on the wire.
+    fn set_u16(&mut self, at: usize, value: u16);
+    /// Four bytes, big-endian on the wire.
+    fn set_u32(&mut self, at: usize, value: u32);
+}
+
+/// A frame that can be read.
+pub trait Packet {
+    /// What [`Packet::view`] gives.
+    type View<'a>: View
+    where
+        Self: 'a;
+
+    /// The `len` bytes from `at`, or `None` where the frame ends before.
+    fn view(&self, at: usize, len: usize) -> Option<Self::View<'_>>;
+
+    /// Feeds up to 40 bytes of TCP options from `at` to `scanner`, until it has enough. The slow
+    /// path of [`crate::options`]: a loop, which each side bounds in its own way.
+    fn scan(&self, at: usize, len: usize, scanner: &mut crate::options::Scanner);
+}
+
+/// A frame that can be rewritten in place.
+pub trait PacketMut: Packet {
+    /// What [`PacketMut::view_mut`] gives.
+    type ViewMut<'a>: ViewMut
+    where
+        Self: 'a;
+
+    /// The `len` bytes from `at` to write to, or `None` where the frame ends before.
+    fn view_mut(&mut self, at: usize, len: usize) -> Option<Self::ViewMut<'_>>;
+
+    /// Length of the frame in bytes.
+    fn frame_len(&self) -> usize;
+
+    /// Cuts or extends the frame to `len` bytes; new bytes are zero. False where there is no room.
+    fn resize(&mut self, len: usize) -> bool;
+}
+
+/// The host's cursor: a frame in a fixed buffer, with the room behind it that a driver's would
+/// have.
+#[derive(Clone)]
+pub struct Frame {
+    buffer: [u8; Self::CAPACITY],
+    len: usize,
+}
+
+impl Frame {
+    /// Longest frame, bytes: a jumbo frame of 9000 bytes with two VLAN tags and room to grow.
+    pub const CAPACITY: usize = 9216;
+
+    /// A frame with these bytes; `None` where they are more than [`Frame::CAPACITY`].
+    pub fn new(bytes: &[u8]) -> Option<Self> {
+        let mut buffer = [0; Self::CAPACITY];
+        buffer.get_mut(..bytes.len())?.copy_from_slice(bytes);
+        Some(Self { buffer, len: bytes.len() })
+    }
+
+    /// Its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.buffer[..self.len]
+    }
+}
+
+impl View for &[u8] {
+    #[inline]
+    fn u8(self, at: usize) -> u8 {
+        self[at]
+    }
+
+    #[inline]
+    fn u16(self, at: usize) -> u16 {
+        u16::from_be_bytes([self[at], self[at + 1]])
+    }
+
+    #[inline]
+    fn u32(self, at: usize) -> u32 {
+        u32::from_be_bytes([self[at], self[at + 1], self[at + 2], self[at + 3]])
+    }
+
+    #[inline]
+    fn bytes16(self, at: usize) -> [u8; 16] {
+        core::array::from_fn(|i| self[at + i])
+    }
+}
+
+impl ViewMut for &mut [u8] {
+    fn set_u8(&mut self, at: usize, value: u8) {
+        self[at] = value;
+    }
+
+    fn set_u16(&mut self, at: usize, value: u16) {
+        self[at..at + 2].copy_from_slice(&value.to_be_bytes());
+    }
+
+    fn set_u32(&mut self, at: usize, value: u32) {
+        self[at..at + 4].copy_from_slice(&value.to_be_bytes());
+    }
+}
+
+/// A slice is a packet that is only looked at.
+impl Packet for [u8] {
+    type View<'a> = &'a [u8];
+
+    fn view(&self, at: usize, len: usize) -> Option<&[u8]> {
+        self.get(at..at.checked_add(len)?)
+    }
+
+    fn scan(&self, at: usize, len: usize, scanner: &mut crate::options::Scanner) {
+        let end = self.len().min(at + len);
+        for &byte in self.get(at..end).unwrap_or_default() {
+            if !scanner.step(byte) {
+                break;
+            }
+        }
+    }
+}
+
+impl Packet for Frame {
+    type View<'a> = &'a [u8];
+
+    fn view(&self, at: usize, len: usize) -> Option<&[u8]> {
+        self.bytes().view(at, len)
+    }
+
+    fn scan(&self, at: usize, len: usize, scanner: &mut crate::options::Scanner) {
+        self.bytes().scan(at, len, scanner);
+    }
+}
+
+impl PacketMut for Frame {
+    type ViewMut<'a> = &'a mut [u8];
+
+    fn view_mut(&mut self, at: usize, len: usize) -> Option<&mut [u8]> {
+        self.buffer[..self.len].get_mut(at..at.checked_add(len)?)
+    }
+
+    fn frame_len(&self) -> usize {
+        self.len
+    }
+
+    fn resize(&mut self, len: usize) -> bool {
+        if len > Self::CAPACITY {
+            return false;
+        }
+        if len > self.len {
+            self.buffer[self.len..len].fill(0);
+        }
+        self.len = len;
+        true
+    }
+}
