@@ -1,0 +1,447 @@
+//! From the file's text to a [`Config`]. Mistakes are noted in the report and reading goes on
+//! with the built-in value, so that one run finds them all.
+
+use std::{
+    collections::{HashMap, HashSet},
+    ops::{Range, RangeInclusive},
+};
+
+use ipnet::IpNet;
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::{
+    built_in, cover,
+    mistake::Report,
+    table::{Key, Located, Section, describe},
+    values::{self, AddressItem},
+};
+use crate::model::{Addresses, Admission, Config, Mode, Service, Watermark};
+
+/// Service numbers that the tables have: 1 to this.
+const SERVICES_LIMIT: usize = 1023;
+
+/// What a service says or inherits; the position is none where it is built in.
+struct Settings {
+    mode: Mode,
+    admission: Admission,
+    high: Threshold,
+    low: Threshold,
+    calm_after: std::time::Duration,
+    half_open_timeout: std::time::Duration,
+}
+
+#[derive(Clone)]
+struct Threshold {
+    value: Watermark,
+    span: Option<Range<usize>>,
+    inherited: bool,
+}
+
+/// Positions that mistakes between services are reported at.
+struct Places {
+    service: Range<usize>,
+    prefixes: HashMap<IpNet, Range<usize>>,
+}
+
+/// The configuration in `text`; meaningless unless the report is clean afterwards.
+pub(super) fn config(text: &str, report: &mut Report<'_>) -> Config {
+    let mut config = built_in();
+    let (document, errors) = DeTable::parse_recoverable(text);
+    for error in errors {
+        let right = "see https://toml.io for the syntax";
+        report.add(
+            &error.span().unwrap_or(0..0),
+            format!("{}; {right}", error.message()),
+        );
+    }
+    if !report.is_clean() {
+        return config;
+    }
+    let root = Section::open(
+        document.get_ref(),
+        "the file",
+        &["daemon", "defaults", "service"],
+        report,
+    );
+
+    let daemon = subsection(&root, "daemon", values::DAEMON_KEYS, report);
+    if let Some((metrics, _)) = daemon.get(&values::METRICS, report) {
+        config.metrics = metrics.into();
+    }
+    set(&mut config.socket, &daemon, &values::SOCKET, report);
+    set(&mut config.secret, &daemon, &values::SECRET, report);
+    set(&mut config.xdp_mode, &daemon, &values::XDP_MODE, report);
+    set(
+        &mut config.half_open_entries,
+        &daemon,
+        &values::ENTRIES,
+        report,
+    );
+
+    let defaults = subsection(&root, "defaults", values::DEFAULTS_KEYS, report);
+    let mut settings = Settings::built_in().overlaid(&defaults, report);
+    settings.high.inherited = true;
+    settings.low.inherited = true;
+    let entries = config.half_open_entries;
+    match root.raw("service") {
+        None => {
+            settings.check(entries, &(0..0), report);
+            let inherited = config
+                .services
+                .drain(..)
+                .map(|s| settings.service(s))
+                .collect();
+            config.services = inherited;
+        }
+        Some(value) => config.services = services(value, &settings, entries, report),
+    }
+    config
+}
+
+fn set<T>(target: &mut T, section: &Section<'_>, key: &Key<T>, report: &mut Report<'_>) {
+    if let Some((value, _)) = section.get(key, report) {
+        *target = value;
+    }
+}
+
+fn subsection<'a>(
+    root: &Section<'a>,
+    name: &str,
+    known: &[&str],
+    report: &mut Report<'_>,
+) -> Section<'a> {
+    match root.raw(name) {
+        None => Section::absent(),
+        Some(value) => match value.get_ref() {
+            DeValue::Table(table) => Section::open(table, &format!("[{name}]"), known, report),
+            other => {
+                let is = describe(other);
+                report.add(
+                    &value.span(),
+                    format!("`{name}` is {is}; give a table, [{name}]"),
+                );
+                Section::absent()
+            }
+        },
+    }
+}
+
+fn services(
+    value: &Spanned<DeValue<'_>>,
+    defaults: &Settings,
+    entries: u32,
+    report: &mut Report<'_>,
+) -> Vec<Service> {
+    let Some(array) = value.get_ref().as_array() else {
+        let is = describe(value.get_ref());
+        report.add(
+            &value.span(),
+            format!("`service` is {is}; give a table per service, [[service]]"),
+        );
+        return Vec::new();
+    };
+    let mut services: Vec<Service> = Vec::new();
+    let mut places: Vec<Places> = Vec::new();
+    let mut names: HashSet<String> = HashSet::new();
+    for (i, item) in array.iter().enumerate() {
+        let Some(table) = item.get_ref().as_table() else {
+            let is = describe(item.get_ref());
+            report.add(
+                &item.span(),
+                format!("a service is {is}; give a table, [[service]]"),
+            );
+            continue;
+        };
+        if i == SERVICES_LIMIT {
+            report.add(
+                &item.span(),
+                format!(
+                    "{} services are too many; give at most {SERVICES_LIMIT}",
+                    array.len()
+                ),
+            );
+        }
+        let section = Section::open(table, "[[service]]", values::SERVICE_KEYS, report);
+        let name = section.get(&values::NAME, report);
+        if section.raw(values::NAME.name).is_none() {
+            report.add(
+                &item.span(),
+                "[[service]] has no `name`; give it one, such as \"web\"",
+            );
+        }
+        if let Some((name, span)) = &name
+            && !names.insert(name.clone())
+        {
+            report.add(
+                span,
+                format!("another service is called `{name}`; give each its own name"),
+            );
+        }
+        let settings = defaults.overlaid(&section, report);
+        settings.check(entries, &item.span(), report);
+        let (addresses, prefixes) = addresses(&section, report);
+        services.push(settings.service(Service {
+            // A service without a valid name is a mistake already; mistakes between it and others
+            // need one all the same.
+            name: name.map_or_else(|| format!("#{}", i + 1), |(name, _)| name),
+            addresses,
+            ports: ports(&section, report),
+            ..template()
+        }));
+        places.push(Places {
+            service: item.span(),
+            prefixes,
+        });
+    }
+    if array.is_empty() {
+        report.add(
+            &value.span(),
+            "`service` is an empty array; leave it out for the built-in service",
+        );
+    }
+    for conflict in cover::conflicts(&services) {
+        let (first, second) = (&services[conflict.first], &services[conflict.second]);
+        let place = &places[conflict.second];
+        let span = conflict
+            .prefix
+            .and_then(|prefix| place.prefixes.get(&prefix));
+        report.add(
+            span.unwrap_or(&place.service),
+            format!(
+                "services `{}` and `{}` both cover {conflict}; give one of them other ports or a \
+                 longer prefix",
+                first.name, second.name
+            ),
+        );
+    }
+    services
+}
+
+/// What a service is before its own keys are read.
+fn template() -> Service {
+    Service {
+        name: String::new(),
+        addresses: Addresses::Interface,
+        ports: None,
+        mode: Mode::Adaptive,
+        admission: Admission::Auto,
+        high: Watermark::Auto,
+        low: Watermark::Auto,
+        calm_after: super::DEFAULT_CALM_AFTER,
+        half_open_timeout: super::DEFAULT_HALF_OPEN_TIMEOUT,
+    }
+}
+
+fn addresses(
+    section: &Section<'_>,
+    report: &mut Report<'_>,
+) -> (Addresses, HashMap<IpNet, Range<usize>>) {
+    const RIGHT: &str = "give [\"interface\"] or an array of addresses and prefixes";
+    let mut prefixes = Vec::new();
+    let mut places = HashMap::new();
+    let mut interface: Option<Range<usize>> = None;
+    let nothing = (Addresses::Interface, HashMap::new());
+    let Some(value) = section.raw(values::ADDRESSES) else {
+        return nothing;
+    };
+    let items = match value.get_ref() {
+        DeValue::Array(items) if !items.is_empty() => items,
+        other => {
+            report.add(
+                &value.span(),
+                format!("`addresses` is {}; {RIGHT}", describe(other)),
+            );
+            return (Addresses::Prefixes(Vec::new()), places);
+        }
+    };
+    for item in items {
+        match values::address_item(item.get_ref()) {
+            Err(text) => report.add(&item.span(), text),
+            Ok(AddressItem::Interface) => {
+                interface = Some(item.span());
+            }
+            Ok(AddressItem::Prefix(prefix)) => {
+                if places.insert(prefix, item.span()).is_some() {
+                    let text = format!("{} is there twice; remove one", cover::show(&prefix));
+                    report.add(&item.span(), text);
+                } else {
+                    prefixes.push(prefix);
+                }
+            }
+        }
+    }
+    match interface {
+        Some(span) if items.len() > 1 => {
+            report.add(
+                &span,
+                "\"interface\" does not mix with addresses; give them to a [[service]] of their own",
+            );
+            (Addresses::Prefixes(prefixes), places)
+        }
+        Some(_) => nothing,
+        None => (Addresses::Prefixes(prefixes), places),
+    }
+}
+
+/// Sorted, and ranges that touch are one.
+fn ports(section: &Section<'_>, report: &mut Report<'_>) -> Option<Vec<RangeInclusive<u16>>> {
+    let value = section.raw(values::PORTS)?;
+    let items = match value.get_ref() {
+        DeValue::String(s) if s == "all" => return None,
+        DeValue::Array(items) if !items.is_empty() => items,
+        other => {
+            let is = describe(other);
+            report.add(
+                &value.span(),
+                format!("`ports` is {is}; give \"all\" or an array such as [443, \"8000-8080\"]"),
+            );
+            return Some(Vec::new());
+        }
+    };
+    let mut ranges: Vec<RangeInclusive<u16>> = Vec::new();
+    for item in items {
+        match values::port_item(item.get_ref()) {
+            Ok(range) => ranges.push(range),
+            Err(text) => report.add(&item.span(), text),
+        }
+    }
+    ranges.sort_by_key(|range| *range.start());
+    let mut merged: Vec<RangeInclusive<u16>> = Vec::new();
+    for range in ranges {
+        match merged.last_mut() {
+            Some(last) if *range.start() <= last.end().saturating_add(1) => {
+                *last = *last.start()..=*range.end().max(last.end());
+            }
+            _ => merged.push(range),
+        }
+    }
+    Some(merged)
+}
+
+impl Threshold {
+    fn overlaid(&self, read: Option<Located<Watermark>>) -> Self {
+        match read {
+            Some((value, span)) => Self {
+                value,
+                span: Some(span),
+                inherited: false,
+            },
+            None => self.clone(),
+        }
+    }
+
+    /// The value as messages show it, with where it comes from.
+    fn describe(&self, name: &str) -> String {
+        let value = match self.value {
+            Watermark::Auto => "\"auto\"".into(),
+            Watermark::Fixed(n) => n.to_string(),
+        };
+        let from = if self.inherited && self.span.is_some() {
+            " (from [defaults])"
+        } else {
+            ""
+        };
+        format!("`{name}` = {value}{from}")
+    }
+}
+
+impl Settings {
+    fn built_in() -> Self {
+        let template = template();
+        let threshold = |value| Threshold {
+            value,
+            span: None,
+            inherited: true,
+        };
+        Self {
+            mode: template.mode,
+            admission: template.admission,
+            high: threshold(template.high),
+            low: threshold(template.low),
+            calm_after: template.calm_after,
+            half_open_timeout: template.half_open_timeout,
+        }
+    }
+
+    /// These settings where `section` says nothing else.
+    fn overlaid(&self, section: &Section<'_>, report: &mut Report<'_>) -> Self {
+        let mut new = Self {
+            mode: self.mode,
+            admission: self.admission,
+            high: self.high.overlaid(section.get(&values::HIGH, report)),
+            low: self.low.overlaid(section.get(&values::LOW, report)),
+            calm_after: self.calm_after,
+            half_open_timeout: self.half_open_timeout,
+        };
+        set(&mut new.mode, section, &values::MODE, report);
+        set(&mut new.admission, section, &values::ADMISSION, report);
+        set(&mut new.calm_after, section, &values::CALM_AFTER, report);
+        set(
+            &mut new.half_open_timeout,
+            section,
+            &values::HALF_OPEN_TIMEOUT,
+            report,
+        );
+        new
+    }
+
+    /// The thresholds against each other and the table. Reported where this service says
+    /// something about them, else in [defaults].
+    fn check(&self, entries: u32, service: &Range<usize>, report: &mut Report<'_>) {
+        let (high, low) = (&self.high, &self.low);
+        let own = [low, high].into_iter().find(|t| !t.inherited);
+        let any = own.or_else(|| [low, high].into_iter().find(|t| t.span.is_some()));
+        let span = any.and_then(|t| t.span.as_ref()).unwrap_or(service);
+        match (high.value, low.value) {
+            (Watermark::Auto, Watermark::Fixed(_)) => report.add(
+                span,
+                format!(
+                    "{} stands beside {}; give both as numbers, or leave `low` to \"auto\"",
+                    low.describe("low"),
+                    high.describe("high")
+                ),
+            ),
+            (Watermark::Fixed(high_value), Watermark::Fixed(low_value))
+                if low_value >= high_value =>
+            {
+                report.add(
+                    span,
+                    format!(
+                        "{} is not below {}; give a lower `low` or a higher `high`",
+                        low.describe("low"),
+                        high.describe("high")
+                    ),
+                );
+            }
+            _ => {}
+        }
+        if let Watermark::Fixed(n) = high.value
+            && n > entries
+        {
+            let span = high.span.as_ref().unwrap_or(service);
+            report.add(
+                span,
+                format!(
+                    "{} is more than the half-open table holds; give at most {entries}, or a \
+                     larger `half_open_entries` in [daemon]",
+                    high.describe("high")
+                ),
+            );
+        }
+    }
+
+    fn service(&self, named: Service) -> Service {
+        Service {
+            mode: self.mode,
+            admission: self.admission,
+            high: self.high.value,
+            low: self.low.value,
+            calm_after: self.calm_after,
+            half_open_timeout: self.half_open_timeout,
+            ..named
+        }
+    }
+}

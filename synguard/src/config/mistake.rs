@@ -1,0 +1,132 @@
+//! What is wrong with a file, and where.
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+/// One mistake: a line for the user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistake {
+    file: PathBuf,
+    /// Line and column (in characters), from 1; none for the file as a whole.
+    position: Option<(usize, usize)>,
+    text: String,
+}
+
+impl Mistake {
+    pub(super) fn of_file(file: &Path, text: String) -> Self {
+        Self {
+            file: file.to_owned(),
+            position: None,
+            text,
+        }
+    }
+
+    /// A mistake at the position that follows `before`.
+    pub(super) fn at_end_of(file: &Path, before: &str, text: String) -> Self {
+        let line = before.matches('\n').count() + 1;
+        let line_start = before.rfind('\n').map_or(0, |i| i + 1);
+        let column = before[line_start..].chars().count() + 1;
+        Self {
+            file: file.to_owned(),
+            position: Some((line, column)),
+            text,
+        }
+    }
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:", self.file.display())?;
+        if let Some((line, column)) = self.position {
+            write!(f, "{line}:{column}:")?;
+        }
+        write!(f, " {}", self.text)
+    }
+}
+
+/// Everything that is wrong with a file; at least one mistake. Displayed as one line, the first
+/// mistake; [`Error::mistakes`] has them all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error {
+    first: Mistake,
+    others: Vec<Mistake>,
+}
+
+impl Error {
+    /// The mistakes in the order of the file.
+    pub fn mistakes(&self) -> impl Iterator<Item = &Mistake> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+}
+
+impl From<Mistake> for Error {
+    fn from(first: Mistake) -> Self {
+        Self {
+            first,
+            others: Vec::new(),
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.first.fmt(f)?;
+        match self.others.len() {
+            0 => Ok(()),
+            n => write!(
+                f,
+                " (and {n} more: `synguard config check {}` lists them)",
+                self.first.file.display()
+            ),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Collects the mistakes of one file.
+pub(super) struct Report<'a> {
+    file: &'a Path,
+    input: &'a str,
+    /// By byte offset; a set, because what [defaults] says wrong is found once per service.
+    mistakes: BTreeSet<(usize, String)>,
+}
+
+impl<'a> Report<'a> {
+    pub(super) fn new(file: &'a Path, input: &'a str) -> Self {
+        Self {
+            file,
+            input,
+            mistakes: BTreeSet::new(),
+        }
+    }
+
+    /// Notes a mistake at the beginning of `span`.
+    pub(super) fn add(&mut self, span: &Range<usize>, text: impl Into<String>) {
+        self.mistakes
+            .insert((span.start, crate::one_line(&text.into())));
+    }
+
+    pub(super) fn is_clean(&self) -> bool {
+        self.mistakes.is_empty()
+    }
+
+    /// `value` if nothing was wrong.
+    pub(super) fn finish<T>(self, value: T) -> Result<T, Error> {
+        let mut mistakes = self.mistakes.into_iter().map(|(offset, text)| {
+            let before = self.input.get(..offset).unwrap_or(self.input);
+            Mistake::at_end_of(self.file, before, text)
+        });
+        match mistakes.next() {
+            None => Ok(value),
+            Some(first) => Err(Error {
+                first,
+                others: mistakes.collect(),
+            }),
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Configuration: one TOML file, checked as a whole before any of it is used.
+//!
+//! [`load`] reads the file ([`document`] walks it, [`table`] and [`values`] read single keys),
+//! checks what the services cover against each other ([`cover`]) and lets the command line's
+//! [`Overrides`] win. Every mistake is one line, `FILE:LINE:COL: what is wrong; what would be
+//! right`, and as many as can be found are reported at once.
+
+pub mod cover;
+mod document;
+mod mistake;
+mod table;
+mod values;
+
+use std::{
+    fs::File,
+    io::Read,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
+
+pub use mistake::{Error, Mistake};
+
+use crate::model::{Addresses, Admission, Config, Mode, Service, Watermark, XdpMode};
+
+/// Where the packaged daemon has its configuration.
+pub const DEFAULT_PATH: &str = "/etc/synguard/synguard.toml";
+/// Where the control socket is.
+pub const DEFAULT_SOCKET: &str = "/run/synguard/control.sock";
+/// Where the master secret is.
+pub const DEFAULT_SECRET: &str = "/var/lib/synguard/secret";
+/// Where Prometheus scrapes.
+pub const DEFAULT_METRICS: &str = "127.0.0.1:9911";
+/// Entries of the half-open table.
+pub const DEFAULT_HALF_OPEN_ENTRIES: u32 = 65_536;
+/// How long a service must have been below `low`; also the least that may be asked for.
+pub const DEFAULT_CALM_AFTER: Duration = Duration::from_secs(15);
+/// Age at which a half-open connection is given up: Linux gives up its own after 63 s
+/// (`net.ipv4.tcp_synack_retries` = 5).
+pub const DEFAULT_HALF_OPEN_TIMEOUT: Duration = Duration::from_secs(64);
+
+/// A file of more bytes is not read: a thousand services with ten prefixes each have a third.
+const SIZE_LIMIT: u64 = 1 << 20;
+
+/// What the command line says in place of the file.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Overrides {
+    /// `--metrics`
+    pub metrics: Option<MetricsAddress>,
+    /// `--mode`: of every service.
+    pub mode: Option<Mode>,
+    /// `--xdp-mode`
+    pub xdp_mode: Option<XdpMode>,
+    /// `--socket`
+    pub socket: Option<PathBuf>,
+    /// `--secret`
+    pub secret: Option<PathBuf>,
+}
+
+/// Where Prometheus scrapes, if anywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricsAddress {
+    /// No exporter.
+    Off,
+    /// Here.
+    At(SocketAddr),
+}
+
+impl FromStr for MetricsAddress {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        if s == "off" {
+            return Ok(Self::Off);
+        }
+        match s.parse::<SocketAddr>() {
+            Ok(address) if address.port() != 0 => Ok(Self::At(address)),
+            _ => Err(format!("give {}", values::METRICS_RIGHT)),
+        }
+    }
+}
+
+impl From<MetricsAddress> for Option<SocketAddr> {
+    fn from(address: MetricsAddress) -> Self {
+        match address {
+            MetricsAddress::Off => None,
+            MetricsAddress::At(address) => Some(address),
+        }
+    }
+}
+
+/// The configuration of `path` (the built-in one without), as the command line changes it.
+pub fn load(path: Option<&Path>, overrides: &Overrides) -> Result<Config, Error> {
+    let mut config = match path {
+        Some(path) => parse(path, &read(path)?)?,
+        None => built_in(),
+    };
+    overrides.apply(&mut config);
+    Ok(config)
+}
+
+/// What holds without a file.
+pub fn built_in() -> Config {
+    Config {
+        metrics: Some(SocketAddr::from(([127, 0, 0, 1], 9911))),
+        socket: DEFAULT_SOCKET.into(),
+        secret: DEFAULT_SECRET.into(),
+        xdp_mode: XdpMode::Auto,
+        half_open_entries: DEFAULT_HALF_OPEN_ENTRIES,
+        services: vec![Service {
+            name: "default".into(),
+            addresses: Addresses::Interface,
+            ports: None,
+            mode: Mode::Adaptive,
+            admission: Admission::Auto,
+            high: Watermark::Auto,
+            low: Watermark::Auto,
+            calm_after: DEFAULT_CALM_AFTER,
+            half_open_timeout: DEFAULT_HALF_OPEN_TIMEOUT,
+        }],
+    }
+}
+
+/// Checks `text`, which came from `path`.
+fn parse(path: &Path, text: &str) -> Result<Config, Error> {
+    let mut report = mistake::Report::new(path, text);
+    let config = document::config(text, &mut report);
+    report.finish(config)
+}
+
+fn read(path: &Path) -> Result<String, Error> {
+    let unreadable = |e| {
+        let text = format!("cannot be read: {e}; name a file that can be");
+        Error::from(Mistake::of_file(path, text))
+    };
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(unreadable)?;
+    file.take(SIZE_LIMIT + 1)
+        .read_to_end(&mut bytes)
+        .map_err(unreadable)?;
+    if bytes.len() as u64 > SIZE_LIMIT {
+        let text = format!("is larger than {SIZE_LIMIT} bytes; is it the right file?");
+        return Err(Mistake::of_file(path, text).into());
+    }
+    String::from_utf8(bytes).map_err(|e| {
+        let at = e.utf8_error().valid_up_to();
+        let bytes = e.into_bytes();
+        let (valid, rest) = bytes.split_at(at);
+        let text = format!(
+            "byte {:#04x} is not UTF-8; save the file as UTF-8",
+            rest.first().copied().unwrap_or_default()
+        );
+        Mistake::at_end_of(path, &String::from_utf8_lossy(valid), text).into()
+    })
+}
+
+impl Overrides {
+    fn apply(&self, config: &mut Config) {
+        if let Some(metrics) = self.metrics {
+            config.metrics = metrics.into();
+        }
+        if let Some(xdp_mode) = self.xdp_mode {
+            config.xdp_mode = xdp_mode;
+        }
+        if let Some(socket) = &self.socket {
+            config.socket.clone_from(socket);
+        }
+        if let Some(secret) = &self.secret {
+            config.secret.clone_from(secret);
+        }
+        if let Some(mode) = self.mode {
+            for service in &mut config.services {
+                service.mode = mode;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

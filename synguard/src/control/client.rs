@@ -1,0 +1,166 @@
+//! The command line's end of the control API.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{Method, Request, body::Bytes, client::conn::http1, header};
+use hyper_util::rt::TokioIo;
+use serde::{Serialize, de::DeserializeOwned};
+use thiserror::Error;
+use tokio::{net::UnixStream, time::timeout};
+
+use super::{Done, Failure, InterfaceRequest, ModeRequest};
+use crate::model::{InterfaceStatus, Mode, Snapshot};
+
+/// More than the daemon itself waits for its run loop.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// A thousand services make a status of about 5 MB.
+const ANSWER_LIMIT: usize = 64 * 1024 * 1024;
+
+/// Why there is no answer.
+#[derive(Debug, Error)]
+pub enum ClientError {
+    /// Nobody listens.
+    #[error("no daemon answers on {0}: start it with `synguard run -i IFACE`")]
+    NoDaemon(PathBuf),
+    /// The socket belongs to others.
+    #[error("permission denied on {0}: run as root, or join the group that owns the socket")]
+    Denied(PathBuf),
+    /// The daemon hangs.
+    #[error("the daemon on {0} has not answered for {secs} s", secs = PATIENCE.as_secs())]
+    Hangs(PathBuf),
+    /// The daemon says no.
+    #[error("{0}")]
+    Refused(String),
+    /// What came back is no answer of a daemon of this version.
+    #[error("what answers on {path} is no synguard daemon of this version: {why}")]
+    Strange {
+        /// The socket.
+        path: PathBuf,
+        /// What is strange.
+        why: String,
+    },
+}
+
+/// Talks to the daemon behind one socket.
+#[derive(Clone, Debug)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    /// A client for the daemon that listens on `socket`; connects at each request.
+    pub fn new(socket: &Path) -> Self {
+        Self {
+            socket: socket.to_owned(),
+        }
+    }
+
+    /// `GET /v1/status`.
+    pub async fn status(&self) -> Result<Snapshot, ClientError> {
+        self.request(Method::GET, "/v1/status", None::<&()>).await
+    }
+
+    /// `POST /v1/attach`.
+    pub async fn attach(&self, interface: &str) -> Result<InterfaceStatus, ClientError> {
+        let body = InterfaceRequest {
+            interface: interface.to_owned(),
+        };
+        self.request(Method::POST, "/v1/attach", Some(&body)).await
+    }
+
+    /// `POST /v1/detach`.
+    pub async fn detach(&self, interface: &str) -> Result<Done, ClientError> {
+        let body = InterfaceRequest {
+            interface: interface.to_owned(),
+        };
+        self.request(Method::POST, "/v1/detach", Some(&body)).await
+    }
+
+    /// `POST /v1/mode`.
+    pub async fn set_mode(&self, service: Option<&str>, mode: Mode) -> Result<Done, ClientError> {
+        let body = ModeRequest {
+            service: service.map(str::to_owned),
+            mode,
+        };
+        self.request(Method::POST, "/v1/mode", Some(&body)).await
+    }
+
+    /// `POST /v1/reload`.
+    pub async fn reload(&self) -> Result<Done, ClientError> {
+        self.request(Method::POST, "/v1/reload", None::<&()>).await
+    }
+
+    async fn request<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<T, ClientError> {
+        let exchange = self.exchange(method, path, body);
+        let (ok, bytes) = timeout(PATIENCE, exchange)
+            .await
+            .map_err(|_| ClientError::Hangs(self.socket.clone()))??;
+        if ok {
+            serde_json::from_slice(&bytes).map_err(|e| self.strange(e))
+        } else {
+            let failure: Failure = serde_json::from_slice(&bytes).map_err(|e| self.strange(e))?;
+            Err(ClientError::Refused(failure.error))
+        }
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<(bool, Bytes), ClientError> {
+        let stream = UnixStream::connect(&self.socket)
+            .await
+            .map_err(|e| match e.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                    ClientError::NoDaemon(self.socket.clone())
+                }
+                io::ErrorKind::PermissionDenied => ClientError::Denied(self.socket.clone()),
+                _ => self.strange(e),
+            })?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|e| self.strange(e))?;
+        // It ends with the sender; its errors reach the request below.
+        tokio::spawn(connection);
+
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "synguard");
+        let mut bytes = Vec::new();
+        if let Some(body) = body {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+            bytes = serde_json::to_vec(body).map_err(|e| self.strange(e))?;
+        }
+        let request = request
+            .body(Full::new(Bytes::from(bytes)))
+            .map_err(|e| self.strange(e))?;
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(|e| self.strange(e))?;
+        let ok = response.status().is_success();
+        let body = Limited::new(response.into_body(), ANSWER_LIMIT)
+            .collect()
+            .await;
+        Ok((ok, body.map_err(|e| self.strange(e))?.to_bytes()))
+    }
+
+    fn strange(&self, why: impl ToString) -> ClientError {
+        ClientError::Strange {
+            path: self.socket.clone(),
+            why: why.to_string(),
+        }
+    }
+}

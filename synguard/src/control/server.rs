@@ -1,0 +1,128 @@
+//! The routes of the control API. Every failure is a JSON object with one line in `error`.
+
+use std::{future::Future, io};
+
+use axum::{
+    Json, Router,
+    extract::{DefaultBodyLimit, State, rejection::JsonRejection},
+    http::{Method, StatusCode, Uri},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use tokio::net::UnixListener;
+
+use super::{CommandError, Done, Failure, Handle, InterfaceRequest, ModeRequest, socket::Listener};
+use crate::model::{InterfaceStatus, Snapshot};
+
+/// Largest request body; the largest legitimate one is a few hundred bytes.
+const BODY_LIMIT: usize = 16 * 1024;
+
+/// Serves the control API until `shutdown` resolves and running requests are answered; then the
+/// socket's file is gone.
+pub async fn serve(
+    listener: Listener,
+    handle: Handle,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    let (socket, _file) = listener.into_parts();
+    let socket = UnixListener::from_std(socket)?;
+    axum::serve(socket, router(handle))
+        .with_graceful_shutdown(shutdown)
+        .await
+}
+
+fn router(handle: Handle) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/attach", post(attach))
+        .route("/v1/detach", post(detach))
+        .route("/v1/mode", post(mode))
+        .route("/v1/reload", post(reload))
+        .fallback(no_route)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .with_state(handle)
+}
+
+async fn status(State(handle): State<Handle>) -> Result<Json<Snapshot>, ApiError> {
+    Ok(Json(handle.snapshot().await?))
+}
+
+async fn attach(
+    State(handle): State<Handle>,
+    body: Result<Json<InterfaceRequest>, JsonRejection>,
+) -> Result<Json<InterfaceStatus>, ApiError> {
+    let Json(request) = body?;
+    Ok(Json(handle.attach(request.interface).await?))
+}
+
+async fn detach(
+    State(handle): State<Handle>,
+    body: Result<Json<InterfaceRequest>, JsonRejection>,
+) -> Result<Json<Done>, ApiError> {
+    let Json(InterfaceRequest { interface }) = body?;
+    let message = format!("{interface} is no longer guarded");
+    handle.detach(interface).await?;
+    Ok(Json(Done { message }))
+}
+
+async fn mode(
+    State(handle): State<Handle>,
+    body: Result<Json<ModeRequest>, JsonRejection>,
+) -> Result<Json<Done>, ApiError> {
+    let Json(ModeRequest { service, mode }) = body?;
+    let message = match &service {
+        Some(name) => format!("service {name} is in mode {mode}"),
+        None => format!("every service is in mode {mode}"),
+    };
+    handle.set_mode(service, mode).await?;
+    Ok(Json(Done { message }))
+}
+
+async fn reload(State(handle): State<Handle>) -> Result<Json<Done>, ApiError> {
+    Ok(Json(Done {
+        message: handle.reload().await?,
+    }))
+}
+
+async fn no_route(uri: Uri) -> ApiError {
+    ApiError(StatusCode::NOT_FOUND, format!("there is no {}", uri.path()))
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> ApiError {
+    ApiError(
+        StatusCode::METHOD_NOT_ALLOWED,
+        format!("{} does not take {method}", uri.path()),
+    )
+}
+
+struct ApiError(StatusCode, String);
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        (
+            self.0,
+            Json(Failure {
+                error: crate::one_line(&self.1),
+            }),
+        )
+            .into_response()
+    }
+}
+
+impl From<CommandError> for ApiError {
+    fn from(e: CommandError) -> Self {
+        let status = match e {
+            CommandError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+            CommandError::Busy => StatusCode::GATEWAY_TIMEOUT,
+            CommandError::Refused(_) => StatusCode::CONFLICT,
+        };
+        Self(status, e.to_string())
+    }
+}
+
+impl From<JsonRejection> for ApiError {
+    fn from(e: JsonRejection) -> Self {
+        Self(e.status(), e.body_text())
+    }
+}
