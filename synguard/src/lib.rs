@@ -3,6 +3,7 @@
 
 pub mod config;
 pub mod control;
+pub mod dataplane;
 pub mod model;
 
 /// `text` on one line, for messages that others wrote.

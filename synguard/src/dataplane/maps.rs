@@ -1,0 +1,120 @@
+//! The kernel's tables with their types, taken out of the loaded object once.
+
+use std::collections::BTreeMap;
+
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, MapInfo, PerCpuArray},
+};
+use synguard_common::abi::{
+    self, Address, AddressEntry, Clock, EpochKey, HalfOpen, PortEntry, PortKey, Runtime,
+    ServiceConfig, ServiceStats, Tuple, map,
+};
+
+use super::{error::LoadError, states::States, wire::Wire};
+
+/// `HALF_OPEN`.
+pub type HalfOpenMap = HashMap<MapData, Wire<Tuple>, Wire<HalfOpen>>;
+
+/// Every table the daemon reads or writes. `ADMISSIONS` is the programs' own.
+pub struct Maps {
+    /// Address → service.
+    pub addresses: HashMap<MapData, Wire<Address>, Wire<AddressEntry>>,
+    /// Prefix → service.
+    pub prefixes: LpmTrie<MapData, Wire<Address>, Wire<AddressEntry>>,
+    /// Port → service, where ports differ.
+    pub ports: HashMap<MapData, Wire<PortKey>, Wire<PortEntry>>,
+    /// What services are configured to do.
+    pub services: Array<MapData, Wire<ServiceConfig>>,
+    /// What the programs counted.
+    pub stats: PerCpuArray<MapData, Wire<ServiceStats>>,
+    /// Cookie keys.
+    pub keys: Array<MapData, Wire<EpochKey>>,
+    /// Wall-clock offset.
+    pub clock: Array<MapData, Wire<Clock>>,
+    /// What both sides tell each other.
+    pub runtime: Array<MapData, Wire<Runtime>>,
+    /// Half-open connections; the sweep opens it once more with [`Maps::open_half_open`].
+    pub half_open: HalfOpenMap,
+    /// State of services, shared memory.
+    pub states: States,
+    infos: BTreeMap<&'static str, MapInfo>,
+}
+
+impl Maps {
+    /// Takes the tables out of `ebpf`. The programs hold on to them by themselves once loaded, but
+    /// must be loaded while these are alive.
+    pub fn take(ebpf: &mut Ebpf) -> Result<Self, LoadError> {
+        let mut infos = BTreeMap::new();
+        for name in [map::ADDRESSES, map::PREFIXES, map::PORTS, map::HALF_OPEN] {
+            if let Some(Map::HashMap(data) | Map::LpmTrie(data)) = ebpf.map(name)
+                && let Ok(info) = data.info()
+            {
+                infos.insert(name, info);
+            }
+        }
+        let states = match remove(ebpf, map::STATES)? {
+            Map::Array(data) => States::map(&data).map_err(|error| LoadError::Kernel {
+                what: format!("map {} into memory", map::STATES),
+                reason: error.to_string(),
+            })?,
+            _ => {
+                return Err(LoadError::Object(format!(
+                    "map {} is not an array",
+                    map::STATES
+                )));
+            }
+        };
+        let mut maps = Self {
+            addresses: typed(ebpf, map::ADDRESSES)?,
+            prefixes: typed(ebpf, map::PREFIXES)?,
+            ports: typed(ebpf, map::PORTS)?,
+            services: typed(ebpf, map::SERVICES)?,
+            stats: typed(ebpf, map::STATS)?,
+            keys: typed(ebpf, map::KEYS)?,
+            clock: typed(ebpf, map::CLOCK)?,
+            runtime: typed(ebpf, map::RUNTIME)?,
+            half_open: typed(ebpf, map::HALF_OPEN)?,
+            states,
+            infos,
+        };
+        let runtime = Runtime {
+            abi_version: abi::ABI_VERSION,
+            ..Runtime::default()
+        };
+        maps.runtime
+            .set(0, Wire(runtime), 0)
+            .map_err(|error| LoadError::Kernel {
+                what: format!("write map {}", map::RUNTIME),
+                reason: super::error::one_line(&error),
+            })?;
+        Ok(maps)
+    }
+
+    /// Room in the table `name`.
+    pub fn capacity(&self, name: &str) -> Option<u64> {
+        self.infos
+            .get(name)
+            .map(|info| u64::from(info.max_entries()))
+    }
+
+    /// A second handle of the half-open table, for a thread of its own.
+    pub fn open_half_open(&self) -> Result<HalfOpenMap, MapError> {
+        let id = self.infos.get(map::HALF_OPEN).map_or(0, MapInfo::id);
+        HashMap::try_from(Map::HashMap(MapData::from_id(id)?))
+    }
+}
+
+fn remove(ebpf: &mut Ebpf, name: &str) -> Result<Map, LoadError> {
+    ebpf.take_map(name)
+        .ok_or_else(|| LoadError::Object(format!("map {name} is missing")))
+}
+
+fn typed<M>(ebpf: &mut Ebpf, name: &str) -> Result<M, LoadError>
+where
+    M: TryFrom<Map, Error = MapError>,
+{
+    M::try_from(remove(ebpf, name)?).map_err(|error| {
+        LoadError::Object(format!("map {name}: {}", super::error::one_line(&error)))
+    })
+}

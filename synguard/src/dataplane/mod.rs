@@ -1,0 +1,25 @@
+//! The kernel side as the daemon sees it: load the programs, attach them to interfaces, compile
+//! a configuration to table entries, apply them, and read back what the kernel counted.
+//!
+//! [`load`] and [`attach`] are different steps with different errors: what cannot be loaded will
+//! not load on any interface, what cannot be attached may attach to another or later.
+
+pub mod apply;
+pub mod attach;
+pub mod error;
+pub mod health;
+pub mod kfunc;
+pub mod load;
+pub mod maps;
+pub mod qdisc;
+pub mod states;
+pub mod stats;
+pub mod tables;
+pub mod wire;
+
+pub use attach::{Attachment, Device};
+pub use error::{AttachError, LoadError};
+pub use load::{Dataplane, Options, load};
+pub use maps::Maps;
+pub use states::States;
+pub use tables::Tables;
