@@ -28,7 +28,7 @@ pub use toolchain::Toolchain;
 pub const TARGET: &str = "bpfel-unknown-none";
 
 /// What is missing before eBPF programs can be compiled.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Missing {
     /// No toolchain has the source of `core`.
     #[error("no Rust toolchain with the source of `core` in {looked}")]
