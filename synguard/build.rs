@@ -1,5 +1,7 @@
 //! Compiles the eBPF programs and leaves the object in `OUT_DIR/synguard`.
 
-fn main() -> anyhow::Result<()> {
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
     ebpf_build::build("synguard-ebpf")
 }

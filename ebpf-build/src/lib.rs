@@ -12,10 +12,10 @@ use std::{
     io,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, ExitCode},
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use aya_build::{Package, Toolchain as AyaToolchain};
 
 pub mod linker;
@@ -173,8 +173,18 @@ pub fn tools_dir(target: &Path) -> PathBuf {
 }
 
 /// For build scripts: compiles every binary of the workspace member `package` for eBPF and copies
-/// the objects to `OUT_DIR`.
-pub fn build(package: &str) -> anyhow::Result<()> {
+/// the objects to `OUT_DIR`. Cargo shows what goes wrong as one line, behind the compiler's own.
+pub fn build(package: &str) -> ExitCode {
+    match try_build(package) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("cargo::error={package}: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn try_build(package: &str) -> anyhow::Result<()> {
     let out = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is not set")?);
     let target = target_dir(&out);
     let root = workspace();
@@ -187,14 +197,8 @@ pub fn build(package: &str) -> anyhow::Result<()> {
     ] {
         println!("cargo:rerun-if-changed={}", root.join(part).display());
     }
-    let tools = match Tools::find(&tools_dir(&target)) {
-        Ok(tools) => tools,
-        Err(missing) => {
-            // Cargo shows this as one line; a returned error would come with a backtrace.
-            println!("cargo::error={missing}; run: cargo xtask setup");
-            std::process::exit(1);
-        }
-    };
+    let tools = Tools::find(&tools_dir(&target))
+        .map_err(|missing| anyhow!("{missing}; run: cargo xtask setup"))?;
     println!("cargo:rerun-if-changed={}", tools.linker.path.display());
     println!(
         "cargo:rerun-if-changed={}",
@@ -229,6 +233,7 @@ pub fn build(package: &str) -> anyhow::Result<()> {
         }],
         AyaToolchain::Custom("first-in-path"),
     )
+    .context("the programs do not compile")
 }
 
 /// A `rustup` that runs what is first in `PATH`.
