@@ -191,6 +191,7 @@ fn cargo_install(
         // Not in the workspace, whose configuration is not this program's.
         .current_dir(tools)
         .env("CARGO_TARGET_DIR", &build)
+        .env("CARGO_PROFILE_RELEASE_DEBUG", "0")
         .envs(var);
     progress::run(&format!("cargo install {name} {version}"), cargo)?;
     fs::remove_dir_all(&build).with_context(|| format!("cannot remove {}", build.display()))
