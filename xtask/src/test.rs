@@ -43,7 +43,7 @@ struct Binary {
 
 /// `cargo xtask test`
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    setup::ensure(&[Scope::Build, Scope::Lab])?;
+    setup::ensure(&[Scope::Build, Scope::Lab, Scope::Test])?;
     let filter = args.filter.as_deref();
     let mut counts = Counts::default();
 

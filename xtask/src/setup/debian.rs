@@ -2,7 +2,7 @@
 
 use std::{cell::Cell, ffi::OsString, fs, path::Path, process::Command};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 
 use super::{Need, Program};
 use crate::{
@@ -104,7 +104,7 @@ impl Apt {
         }
         self.root
             .acquire("installing packages")
-            .with_context(|| format!("type, as root: {by_hand}"))?;
+            .map_err(|error| anyhow!("{error}; type, as root: {by_hand}"))?;
         self.update()?;
         // `--no-remove`: whatever stands in the way is for a person to judge.
         let mut arguments = vec!["install", "--yes", "--no-install-recommends", "--no-remove"];
@@ -115,10 +115,6 @@ impl Apt {
 
     /// Puts the file `inside` of `package` into the folder `bin`, without installing the package.
     pub fn extract(&self, package: &str, inside: &str, bin: &Path) -> anyhow::Result<()> {
-        self.root
-            .acquire("fetching lists of packages")
-            .with_context(|| format!("type, as root: apt-get install {package}"))?;
-        self.update()?;
         let work = bin.with_file_name(format!("{package}.tmp"));
         // Left over from an interrupted run.
         if work.exists() {
@@ -127,9 +123,22 @@ impl Apt {
         }
         fs::create_dir_all(&work).with_context(|| format!("cannot make {}", work.display()))?;
         fs::create_dir_all(bin).with_context(|| format!("cannot make {}", bin.display()))?;
-        let mut download = Command::new("apt-get");
-        download.args(["download", package]).current_dir(&work);
-        progress::run(&format!("apt-get download {package}"), download)?;
+        let download = || {
+            let mut apt = Command::new("apt-get");
+            apt.args(["download", package]).current_dir(&work);
+            apt
+        };
+        // This needs no root, unless the lists of packages are missing or old.
+        if !download()
+            .output()
+            .is_ok_and(|output| output.status.success())
+        {
+            self.root
+                .acquire("apt-get update")
+                .map_err(|error| anyhow!("{error}; type, as root: apt-get update"))?;
+            self.update()?;
+            progress::run(&format!("apt-get download {package}"), download())?;
+        }
         let archive = fs::read_dir(&work)?
             .filter_map(|entry| Some(entry.ok()?.path()))
             .find(|path| path.extension().is_some_and(|e| e == "deb"))

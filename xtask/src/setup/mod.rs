@@ -18,6 +18,8 @@ pub enum Scope {
     Build,
     /// Make namespaces and run programs in them.
     Lab,
+    /// Run the tests.
+    Test,
     /// Check the sources.
     Lint,
 }
@@ -48,6 +50,8 @@ pub struct Program {
     pub package: &'static str,
     /// What it is for.
     pub reason: &'static str,
+    /// What needs it.
+    pub scope: Scope,
     /// Where it is kept out of the system: only the file is taken from the package, because
     /// installing the package would start a daemon.
     pub extract: Option<&'static str>,
@@ -59,18 +63,21 @@ pub static PROGRAMS: [Program; 3] = [
         name: "ip",
         package: "iproute2",
         reason: "namespaces and veth pairs",
+        scope: Scope::Lab,
         extract: None,
     },
     Program {
         name: "ss",
         package: "iproute2",
         reason: "the tests compare a connection with what the kernel says about it",
+        scope: Scope::Test,
         extract: None,
     },
     Program {
         name: "promtool",
         package: "prometheus",
         reason: "a test checks the exported metrics with it",
+        scope: Scope::Test,
         extract: Some("usr/bin/promtool"),
     },
 ];
@@ -105,7 +112,7 @@ pub struct Args {
 
 /// `cargo xtask setup`
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let mut scopes = vec![Scope::Build, Scope::Lab];
+    let mut scopes = vec![Scope::Build, Scope::Lab, Scope::Test];
     if args.lint {
         scopes.push(Scope::Lint);
     }
@@ -175,9 +182,10 @@ fn look(scopes: &[Scope]) -> anyhow::Result<Vec<Need>> {
             Err(missing) => needs.push(Need::Linker(missing.clone())),
         }
     }
-    if scopes.contains(&Scope::Lab) {
-        needs.extend(PROGRAMS.iter().filter(|p| !runs(p.name)).map(Need::Program));
-    }
+    let programs = PROGRAMS
+        .iter()
+        .filter(|p| scopes.contains(&p.scope) && !runs(p.name));
+    needs.extend(programs.map(Need::Program));
     if scopes.contains(&Scope::Lint) {
         for component in ["fmt", "clippy"] {
             let mut cargo = sh::cargo()?;
