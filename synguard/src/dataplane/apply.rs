@@ -322,7 +322,7 @@ mod tests {
         let facts = Facts {
             addresses: vec![address],
             mtu: 1500,
-            exceptions: vec![],
+            ..Facts::default()
         };
         compile(&targets, &facts, previous).unwrap()
     }

@@ -1,6 +1,6 @@
 //! The kernel's tables with their types, taken out of the loaded object once.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use aya::{
     Ebpf,
@@ -37,7 +37,7 @@ pub struct Maps {
     /// Half-open connections; the sweep opens it once more with [`Maps::open_half_open`].
     pub half_open: HalfOpenMap,
     /// State of services, shared memory.
-    pub states: States,
+    pub states: Arc<States>,
     infos: BTreeMap<&'static str, MapInfo>,
 }
 
@@ -75,11 +75,16 @@ impl Maps {
             clock: typed(ebpf, map::CLOCK)?,
             runtime: typed(ebpf, map::RUNTIME)?,
             half_open: typed(ebpf, map::HALF_OPEN)?,
-            states,
+            states: Arc::new(states),
             infos,
         };
+        let seed = getrandom::u64().map_err(|error| LoadError::Kernel {
+            what: "get random numbers".into(),
+            reason: error.to_string(),
+        })?;
         let runtime = Runtime {
             abi_version: abi::ABI_VERSION,
+            seed,
             ..Runtime::default()
         };
         maps.runtime

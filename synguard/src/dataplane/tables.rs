@@ -6,10 +6,11 @@
 //! Every pair of a service and something it covers is a *rule*. Of the rules that match an
 //! address and port, the first by this order wins:
 //!
-//! 1. explicit prefixes before `interface`;
+//! 1. listed ports before all ports;
 //! 2. a longer prefix before a shorter one;
-//! 3. at equal length, listed ports before all ports;
-//! 4. the service that comes first in the configuration.
+//! 3. any prefix before the interface's own addresses;
+//! 4. the service that comes first (a configuration with such a tie is refused, see
+//!    [`crate::config::cover`]).
 //!
 //! A port of a local address whose listener cannot take our sockets (see [`Exception`]) belongs
 //! to no service.
@@ -76,6 +77,8 @@ pub struct Exception {
 pub struct Facts {
     /// Addresses of the attached interfaces and of the VLAN devices on them.
     pub addresses: Vec<LocalAddress>,
+    /// Other addresses of the box (on loopback, say): exceptions hold there too.
+    pub others: Vec<IpAddr>,
     /// Smallest MTU of the attached interfaces: that of addresses the box does not have.
     pub mtu: u32,
     /// Listeners to leave alone.
@@ -183,7 +186,13 @@ pub fn compile(
         .iter()
         .filter(|net| net.prefix_len() == net.max_prefix_len())
         .map(IpNet::addr);
-    let exact: BTreeSet<IpAddr> = locals.keys().copied().chain(full).collect();
+    let others: BTreeSet<IpAddr> = facts
+        .others
+        .iter()
+        .map(IpAddr::to_canonical)
+        .filter(|other| exceptions_of(facts, *other).next().is_some())
+        .collect();
+    let exact: BTreeSet<IpAddr> = locals.keys().chain(&others).copied().chain(full).collect();
 
     for address in exact {
         let mtu = locals.get(&address);
@@ -193,7 +202,7 @@ pub fn compile(
             .collect();
         let (service, mut ports) = resolve(&matching);
         let hidden = compiler.strictest(service, &ports);
-        if mtu.is_some() {
+        if mtu.is_some() || others.contains(&address) {
             for port in exceptions_of(facts, address) {
                 let taken_from = ports.get(&port).copied().unwrap_or(service);
                 if taken_from != SERVICE_NONE {
@@ -336,7 +345,7 @@ fn rules(targets: &[Target]) -> Vec<Rule<'_>> {
     // Stable: rules of the same rank stay in the order of the configuration.
     rules.sort_by_key(|rule| {
         let length = rule.prefix.map(|net| net.prefix_len());
-        (std::cmp::Reverse(length), rule.target.ports.is_none())
+        (rule.target.ports.is_none(), std::cmp::Reverse(length))
     });
     rules
 }
@@ -360,7 +369,7 @@ fn resolve(rules: &[&Rule<'_>]) -> (u16, BTreeMap<u16, u16>) {
     let mut ports = BTreeMap::new();
     for rule in rules {
         let Some(listed) = &rule.target.ports else {
-            // Whatever follows is beaten on every port.
+            // Listed ports came before; whatever follows is beaten on every port.
             let service = rule.target.number;
             ports.retain(|_, listed| *listed != service);
             return (service, ports);

@@ -4,6 +4,10 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::{
+    config::{built_in, cover},
+    model::{Addresses, Service},
+};
 
 fn config(mode: u8) -> ServiceConfig {
     ServiceConfig {
@@ -39,8 +43,21 @@ fn facts(addresses: &[&str]) -> Facts {
     Facts {
         addresses,
         mtu: 1400,
-        exceptions: vec![],
+        ..Facts::default()
     }
+}
+
+/// `targets` as the configuration has them, in the same order.
+fn services(targets: &[Target]) -> Vec<Service> {
+    let of = |target: &Target| Service {
+        addresses: target
+            .prefixes
+            .clone()
+            .map_or(Addresses::Interface, Addresses::Prefixes),
+        ports: target.ports.clone(),
+        ..built_in().services.remove(0)
+    };
+    targets.iter().map(of).collect()
 }
 
 /// The rules of the module's documentation, taken literally.
@@ -49,10 +66,11 @@ fn naive(targets: &[Target], facts: &Facts, address: IpAddr, port: u16) -> u16 {
     let excepted = |exception: &Exception| {
         exception.port == port && exception.address.is_none_or(|at| at == address)
     };
-    if local && facts.exceptions.iter().any(excepted) {
+    let of_the_box = local || facts.others.contains(&address);
+    if of_the_box && facts.exceptions.iter().any(excepted) {
         return SERVICE_NONE;
     }
-    let mut best: Option<((i32, bool, std::cmp::Reverse<usize>), u16)> = None;
+    let mut best: Option<((bool, i32, std::cmp::Reverse<usize>), u16)> = None;
     for (position, target) in targets.iter().enumerate() {
         if target
             .ports
@@ -70,7 +88,7 @@ fn naive(targets: &[Target], facts: &Facts, address: IpAddr, port: u16) -> u16 {
                 .max(),
         };
         if let Some(length) = length {
-            let rank = (length, target.ports.is_some(), std::cmp::Reverse(position));
+            let rank = (target.ports.is_some(), length, std::cmp::Reverse(position));
             if best.is_none_or(|(other, _)| rank > other) {
                 best = Some((rank, target.number));
             }
@@ -278,12 +296,15 @@ fn boxes() -> impl Strategy<Value = Facts> {
             address: at.map(|(host, v4)| address_of(host, v4)),
             port,
         });
+    let other = (0u32..8, any::<bool>()).prop_map(|(host, v4)| address_of(host, v4));
     (
         prop::collection::vec(address, 0..4),
         prop::collection::vec(exception, 0..3),
+        prop::collection::vec(other, 0..2),
     )
-        .prop_map(|(addresses, exceptions)| Facts {
+        .prop_map(|(addresses, exceptions, others)| Facts {
             addresses,
+            others,
             mtu: 1500,
             exceptions,
         })
@@ -306,6 +327,17 @@ proptest! {
                         "{} port {}", address, port
                     );
                 }
+            }
+        }
+        // The configuration's own matcher agrees, where it has an answer and nothing is excepted.
+        let services = services(&targets);
+        if cover::conflicts(&services).is_empty() && facts.exceptions.is_empty() {
+            let own: Vec<IpAddr> = facts.addresses.iter().map(|local| local.address).collect();
+            for (host, port) in (0..10).flat_map(|host| (1..16).map(move |port| (host, port))) {
+                let address = address_of(host, true);
+                let position = cover::service_for(&services, &own, address, port);
+                let number = position.map_or(SERVICE_NONE, |position| targets[position].number);
+                prop_assert_eq!(tables.lookup(address, port), number, "{} port {}", address, port);
             }
         }
         // Every id is used and every set is complete.

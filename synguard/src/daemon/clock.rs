@@ -1,0 +1,68 @@
+//! The two clocks: monotonic time, which the programs have, and wall-clock time, which epochs
+//! count.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::time::{ClockId, clock_gettime};
+use synguard_common::clock::Now;
+
+/// A jump of the wall clock that is worth a line.
+const STEP: Duration = Duration::from_millis(500);
+
+/// CLOCK_MONOTONIC, ns.
+pub fn monotonic_ns() -> u64 {
+    let time = clock_gettime(ClockId::Monotonic);
+    (time.tv_sec as u64)
+        .wrapping_mul(1_000_000_000)
+        .wrapping_add(time.tv_nsec as u64)
+}
+
+/// Wall-clock time, ns since the Unix epoch; 0 before it.
+pub fn wall_ns() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Wall-clock seconds since the Unix epoch.
+pub fn wall_seconds() -> u64 {
+    wall_ns() / 1_000_000_000
+}
+
+/// Wall-clock less monotonic time, as [`synguard_common::abi::Clock`] wants it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offset(pub u64);
+
+impl Offset {
+    /// The offset at this moment.
+    pub fn now() -> Self {
+        Self(wall_ns().wrapping_sub(monotonic_ns()))
+    }
+
+    /// The present moment on both clocks.
+    pub fn moment(self) -> Now {
+        Now::new(monotonic_ns(), self.0)
+    }
+
+    /// By how much the wall clock was set since `earlier`, in seconds, if that was a step rather
+    /// than NTP's slewing.
+    pub fn step_since(self, earlier: Self) -> Option<f64> {
+        let by = self.0.wrapping_sub(earlier.0) as i64;
+        (by.unsigned_abs() > STEP.as_nanos() as u64).then_some(by as f64 / 1e9)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_is_told_from_slewing_in_both_directions() {
+        let base = Offset(1_700_000_000_000_000_000);
+        assert_eq!(Offset(base.0 + 499_000_000).step_since(base), None);
+        assert_eq!(Offset(base.0 + 2_000_000_000).step_since(base), Some(2.0));
+        assert_eq!(Offset(base.0 - 3_000_000_000).step_since(base), Some(-3.0));
+        assert_eq!(Offset(1).step_since(Offset(u64::MAX - 8)), None);
+    }
+}

@@ -1,0 +1,285 @@
+//! The network devices of this namespace and their addresses, as rtnetlink tells them.
+
+use std::{collections::BTreeSet, fs, net::IpAddr};
+
+use anyhow::Context as _;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
+use netlink_packet_route::{
+    address::AddressAttribute,
+    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp},
+};
+use rtnetlink::MulticastGroup;
+
+use crate::dataplane::{Device, tables::LocalAddress};
+
+/// One device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// What attaching needs to know.
+    pub device: Device,
+    /// Whether it carries traffic.
+    pub up: bool,
+    /// The device it is stacked on, in this namespace.
+    lower: Option<u32>,
+    vlan: bool,
+}
+
+/// All devices and addresses at a moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct World {
+    links: Vec<Link>,
+    addresses: Vec<(u32, IpAddr)>,
+}
+
+impl World {
+    /// The device of this name.
+    pub fn by_name(&self, name: &str) -> Option<&Link> {
+        self.links.iter().find(|link| link.device.name == name)
+    }
+
+    /// The device of this index.
+    pub fn by_index(&self, index: u32) -> Option<&Link> {
+        self.links.iter().find(|link| link.device.index == index)
+    }
+
+    /// Names of all devices.
+    pub fn names(&self) -> Vec<String> {
+        self.links
+            .iter()
+            .map(|link| link.device.name.clone())
+            .collect()
+    }
+
+    /// The VLAN devices stacked on a device, directly or on one another.
+    pub fn vlans_on(&self, index: u32) -> Vec<Device> {
+        let mut below = BTreeSet::from([index]);
+        let mut vlans = Vec::new();
+        loop {
+            let next: Vec<&Link> = self
+                .links
+                .iter()
+                .filter(|link| link.vlan && link.lower.is_some_and(|lower| below.contains(&lower)))
+                .filter(|link| !below.contains(&link.device.index))
+                .collect();
+            if next.is_empty() {
+                return vlans;
+            }
+            for link in next {
+                below.insert(link.device.index);
+                vlans.push(link.device.clone());
+            }
+        }
+    }
+
+    /// Every address of the box.
+    pub fn all_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.addresses.iter().map(|(_, address)| *address)
+    }
+
+    /// Addresses of a device and of the VLAN devices on it, each with its own device's MTU.
+    pub fn addresses_at(&self, index: u32) -> Vec<LocalAddress> {
+        let vlans = self.vlans_on(index);
+        let mtu_of = |at: u32| {
+            let own = self
+                .by_index(at)
+                .filter(|_| at == index)
+                .map(|link| link.device.mtu);
+            own.or_else(|| {
+                vlans
+                    .iter()
+                    .find(|vlan| vlan.index == at)
+                    .map(|vlan| vlan.mtu)
+            })
+        };
+        self.addresses
+            .iter()
+            .filter_map(|(at, address)| {
+                Some(LocalAddress {
+                    address: *address,
+                    mtu: mtu_of(*at)?,
+                })
+            })
+            .collect()
+    }
+}
+
+/// The kernel's side of rtnetlink.
+pub struct Netlink {
+    handle: rtnetlink::Handle,
+    changes: BoxStream<'static, ()>,
+}
+
+impl Netlink {
+    /// Connects, and listens for changes of devices and addresses. Must be called on the runtime.
+    pub fn connect() -> anyhow::Result<Self> {
+        let groups = [
+            MulticastGroup::Link,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv6Ifaddr,
+        ];
+        let (connection, handle, messages) = rtnetlink::new_multicast_connection(&groups)
+            .context("cannot open an rtnetlink socket")?;
+        tokio::spawn(connection);
+        Ok(Self {
+            handle,
+            changes: messages.map(|_| ()).boxed(),
+        })
+    }
+
+    /// Waits for something to change; what it was is to be discovered. Pending for ever once the
+    /// connection is lost, as the loop also looks by itself from time to time.
+    pub async fn changed(&mut self) {
+        if self.changes.next().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Looks at everything.
+    pub async fn discover(&self) -> anyhow::Result<World> {
+        let links: Vec<LinkMessage> = self
+            .handle
+            .link()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .context("cannot list the network devices")?;
+        let messages: Vec<_> = self
+            .handle
+            .address()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .context("cannot list the addresses")?;
+        let mut addresses = Vec::new();
+        for message in messages {
+            let mut address = None;
+            for attribute in &message.attributes {
+                match attribute {
+                    // On point-to-point links `Address` is the peer's.
+                    AddressAttribute::Local(local) => address = Some(*local),
+                    AddressAttribute::Address(other) if address.is_none() => address = Some(*other),
+                    _ => {}
+                }
+            }
+            addresses.extend(address.map(|address| (message.header.index, address)));
+        }
+        Ok(World {
+            links: links.iter().map(link).collect(),
+            addresses,
+        })
+    }
+}
+
+fn link(message: &LinkMessage) -> Link {
+    let flags = message.header.flags;
+    let mut device = Device {
+        index: message.header.index,
+        name: String::new(),
+        mtu: 0,
+        driver: None,
+        xdp_program: None,
+    };
+    let (mut lower, mut elsewhere, mut kind) = (None, false, None);
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => device.name.clone_from(name),
+            LinkAttribute::Mtu(mtu) => device.mtu = *mtu,
+            LinkAttribute::Link(index) => lower = Some(*index),
+            LinkAttribute::LinkNetNsId(_) => elsewhere = true,
+            LinkAttribute::LinkInfo(infos) => {
+                kind = infos.iter().find_map(|info| match info {
+                    LinkInfo::Kind(kind) => Some(kind.clone()),
+                    _ => None,
+                });
+            }
+            LinkAttribute::Xdp(xdp) => {
+                device.xdp_program = xdp.iter().find_map(|xdp| match xdp {
+                    LinkXdp::ProgId(id) | LinkXdp::DrvProgId(id) | LinkXdp::SkbProgId(id) => {
+                        Some(*id)
+                    }
+                    _ => None,
+                });
+            }
+            _ => {}
+        }
+    }
+    device.driver = match &kind {
+        Some(kind) => Some(kind.to_string()),
+        None => driver(&device.name),
+    };
+    Link {
+        up: flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
+        lower: lower.filter(|_| !elsewhere),
+        vlan: matches!(kind, Some(InfoKind::Vlan)),
+        device,
+    }
+}
+
+/// The driver of a physical device.
+fn driver(name: &str) -> Option<String> {
+    let link = fs::read_link(format!("/sys/class/net/{name}/device/driver")).ok()?;
+    Some(link.file_name()?.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(index: u32, name: &str, lower: Option<u32>, vlan: bool, mtu: u32) -> Link {
+        let device = Device {
+            index,
+            name: name.into(),
+            mtu,
+            driver: None,
+            xdp_program: None,
+        };
+        Link {
+            device,
+            up: true,
+            lower,
+            vlan,
+        }
+    }
+
+    #[test]
+    fn vlans_are_followed_through_one_another_and_nothing_else_is() {
+        let world = World {
+            links: vec![
+                device(5, "eth0.7.8", Some(4), true, 1400),
+                device(2, "eth0", None, false, 1500),
+                device(3, "eth1", None, false, 1500),
+                device(4, "eth0.7", Some(2), true, 1450),
+                device(6, "macvlan0", Some(2), false, 1500),
+                device(7, "eth1.7", Some(3), true, 1500),
+            ],
+            addresses: vec![
+                (2, "192.0.2.1".parse().unwrap()),
+                (5, "192.0.2.2".parse().unwrap()),
+                (6, "192.0.2.3".parse().unwrap()),
+                (7, "192.0.2.4".parse().unwrap()),
+            ],
+        };
+        let names: Vec<String> = world
+            .vlans_on(2)
+            .into_iter()
+            .map(|vlan| vlan.name)
+            .collect();
+        assert_eq!(names, ["eth0.7", "eth0.7.8"]);
+        let addresses = world.addresses_at(2);
+        assert_eq!(
+            addresses,
+            [
+                LocalAddress {
+                    address: "192.0.2.1".parse().unwrap(),
+                    mtu: 1500
+                },
+                LocalAddress {
+                    address: "192.0.2.2".parse().unwrap(),
+                    mtu: 1400
+                },
+            ]
+        );
+    }
+}

@@ -1,0 +1,312 @@
+//! The daemon: starts up, runs the loop that owns everything, and leaves no trace.
+//!
+//! [`run`] checks all that can fail before it touches the interface. The loop ticks four times a
+//! second: it follows the services ([`service`], [`calm`]), keeps clock and keys ([`keys`]), and
+//! looks at the world again ([`links`], [`listeners`], [`sysctl`]) when rtnetlink says that it
+//! changed, and every few seconds regardless. All commands come through one channel.
+
+mod calm;
+mod clock;
+mod guard;
+mod keys;
+mod links;
+mod listeners;
+mod notify;
+mod numbers;
+mod reload;
+mod secret;
+mod service;
+mod snapshot;
+mod startup;
+mod sweep;
+mod sysctl;
+mod watermark;
+
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::{MissedTickBehavior, interval, timeout},
+};
+use tracing::{error, info, warn};
+
+use self::{
+    guard::{Beginnings, Guard},
+    keys::KeyRing,
+    links::{Netlink, World},
+    notify::Systemd,
+};
+use crate::{
+    config::{self, Overrides},
+    control::{self, Command, Handle},
+    dataplane::{
+        self,
+        error::{AttachError, NearNames},
+    },
+    metrics,
+    model::{InterfaceStatus, XdpMode},
+};
+
+/// The loop's beat.
+const TICK: Duration = Duration::from_millis(250);
+/// Time between writes of the clock.
+const CLOCK: Duration = Duration::from_secs(1);
+/// Time after which the world is looked at again though nothing was heard of it: listeners and
+/// settings do not announce themselves.
+const REFRESH: Duration = Duration::from_secs(5);
+/// What the servers get to end.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// What `synguard run` was told.
+#[derive(Clone, Debug)]
+pub struct RunArgs {
+    /// Interfaces to guard.
+    pub interfaces: Vec<String>,
+    /// The configuration file.
+    pub config_path: Option<PathBuf>,
+    /// What the command line says in its place.
+    pub overrides: Overrides,
+}
+
+/// Runs the daemon until SIGINT or SIGTERM.
+pub fn run(args: RunArgs) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?
+        .block_on(daemon(args))
+}
+
+async fn daemon(args: RunArgs) -> anyhow::Result<()> {
+    let config = config::load(args.config_path.as_deref(), &args.overrides)?;
+    startup::check_capabilities()?;
+    let mut signals = Signals::catch()?;
+    let netlink = Netlink::connect()?;
+    let world = netlink.discover().await?;
+    let interfaces = distinct(args.interfaces);
+    check_interfaces(&interfaces, &world)?;
+    let socket = control::bind(&config.socket)?;
+    let scrape = config.metrics.map(metrics::bind).transpose()?;
+    let secret = secret::obtain(&config.secret)?;
+
+    let options = dataplane::Options {
+        half_open_entries: config.half_open_entries,
+    };
+    let dataplane = dataplane::load(&options)?;
+    let xdp_mode = config.xdp_mode;
+    let mut guard = Guard::start(Beginnings {
+        config,
+        config_path: args.config_path,
+        overrides: args.overrides,
+        dataplane,
+        keys: KeyRing::new(&secret),
+        world,
+    })?;
+    drop(secret);
+    for name in &interfaces {
+        guard.attach(name)?;
+    }
+    if xdp_mode == XdpMode::Generic {
+        warn!("generic XDP was asked for: it is several times slower than native XDP");
+    }
+
+    let (handle, commands) = Handle::new();
+    let (stopping, stopped) = watch::channel(());
+    let mut servers = vec![spawn(
+        "control API",
+        control::serve(socket, handle.clone(), until(stopped.clone())),
+    )];
+    if let Some(listener) = scrape {
+        servers.push(spawn(
+            "metrics",
+            metrics::serve(listener, handle, until(stopped)),
+        ));
+    }
+    let systemd = Systemd::new();
+    systemd.ready();
+    info!(interfaces = interfaces.join(","), "ready");
+
+    run_loop(&mut guard, netlink, commands, &mut signals, &systemd).await;
+
+    systemd.stopping();
+    guard.stop();
+    drop(stopping);
+    for server in servers {
+        if timeout(PATIENCE, server).await.is_err() {
+            warn!("a server did not end in time");
+        }
+    }
+    info!("stopped");
+    Ok(())
+}
+
+async fn run_loop(
+    guard: &mut Guard,
+    mut netlink: Netlink,
+    mut commands: mpsc::Receiver<Command>,
+    signals: &mut Signals,
+    systemd: &Systemd,
+) {
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut clock_due = Instant::now() + CLOCK;
+    let mut refresh_due = Instant::now() + REFRESH;
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {
+                guard.tick();
+                let now = Instant::now();
+                if now >= clock_due {
+                    clock_due = now + CLOCK;
+                    if let Err(error) = guard.write_clock() {
+                        error!("{error:#}");
+                    }
+                }
+                if now >= refresh_due {
+                    refresh_due = now + REFRESH;
+                    refresh(guard, &netlink).await;
+                }
+                systemd.alive(now);
+            }
+            // Changes come in swarms: the next tick sees to all of them at once.
+            () = netlink.changed() => refresh_due = Instant::now(),
+            Some(command) = commands.recv() => execute(guard, &netlink, systemd, command).await,
+            signal = signals.next() => match signal {
+                // What came of it is in the journal.
+                "SIGHUP" => drop(reload(guard, systemd)),
+                name => {
+                    info!("{name}: stopping");
+                    return;
+                }
+            },
+        }
+    }
+}
+
+async fn refresh(guard: &mut Guard, netlink: &Netlink) {
+    match netlink.discover().await {
+        Ok(world) => guard.refresh(world),
+        Err(error) => warn!("{error:#}"),
+    }
+}
+
+/// Executes a command. Whoever asked may have gone: then nobody wants the answer.
+async fn execute(guard: &mut Guard, netlink: &Netlink, systemd: &Systemd, command: Command) {
+    match command {
+        Command::Snapshot(reply) => {
+            let _ = reply.send(guard.snapshot());
+        }
+        Command::Attach { interface, reply } => {
+            let _ = reply.send(attach(guard, netlink, &interface).await);
+        }
+        Command::Detach { interface, reply } => {
+            let _ = reply.send(guard.detach(&interface));
+        }
+        Command::SetMode {
+            service,
+            mode,
+            reply,
+        } => {
+            let _ = reply.send(guard.set_mode(service.as_deref(), mode));
+        }
+        Command::Reload { reply } => {
+            let _ = reply.send(reload(guard, systemd));
+        }
+    }
+}
+
+async fn attach(
+    guard: &mut Guard,
+    netlink: &Netlink,
+    name: &str,
+) -> Result<InterfaceStatus, String> {
+    // The interface may have come since the last look.
+    refresh(guard, netlink).await;
+    if guard.guards(name) {
+        return Err(format!(
+            "interface {name} is guarded by this daemon already"
+        ));
+    }
+    guard.attach(name).map_err(|error| error.to_string())?;
+    guard
+        .interface_status(name)
+        .ok_or_else(|| format!("interface {name} has just vanished"))
+}
+
+fn reload(guard: &mut Guard, systemd: &Systemd) -> Result<String, String> {
+    systemd.reloading();
+    let result = guard.reload();
+    systemd.ready();
+    result
+}
+
+fn distinct(names: Vec<String>) -> Vec<String> {
+    let mut distinct: Vec<String> = Vec::new();
+    for name in names {
+        if !distinct.contains(&name) {
+            distinct.push(name);
+        }
+    }
+    distinct
+}
+
+fn check_interfaces(names: &[String], world: &World) -> Result<(), AttachError> {
+    for name in names {
+        if world.by_name(name).is_none() {
+            let hint = NearNames::new(name, world.names());
+            return Err(AttachError::UnknownInterface {
+                name: name.clone(),
+                hint,
+            });
+        }
+    }
+    Ok(())
+}
+
+fn spawn(
+    what: &'static str,
+    server: impl Future<Output = std::io::Result<()>> + Send + 'static,
+) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        if let Err(error) = server.await {
+            error!("the {what} has ended: {error}");
+        }
+    })
+}
+
+/// Resolves once the sender is dropped.
+async fn until(mut stopped: watch::Receiver<()>) {
+    while stopped.changed().await.is_ok() {}
+}
+
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    reload: Signal,
+}
+
+impl Signals {
+    fn catch() -> anyhow::Result<Self> {
+        let catch = |kind| signal(kind).context("cannot catch signals");
+        Ok(Self {
+            interrupt: catch(SignalKind::interrupt())?,
+            terminate: catch(SignalKind::terminate())?,
+            reload: catch(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.reload.recv() => "SIGHUP",
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+        }
+    }
+}

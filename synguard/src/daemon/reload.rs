@@ -1,0 +1,122 @@
+//! Reads the configuration again: whole or not at all, and says what changed.
+
+use std::collections::BTreeMap;
+
+use tracing::{info, warn};
+
+use super::guard::Guard;
+use crate::{
+    config,
+    model::{Config, Service},
+};
+
+impl Guard {
+    /// Applies the configuration file as it is now. On a mistake everything stays as it was.
+    pub fn reload(&mut self) -> Result<String, String> {
+        let Some(path) = self.config_path.clone() else {
+            return Err(
+                "there is no configuration file to reload: start synguard run with --config FILE"
+                    .into(),
+            );
+        };
+        let applied = config::load(Some(&path), &self.overrides)
+            .map_err(|error| error.to_string())
+            .and_then(|next| {
+                let changes = changes(&self.config, &next);
+                let next = Config {
+                    half_open_entries: self.config.half_open_entries,
+                    ..next
+                };
+                self.configure(next).map_err(|error| format!("{error:#}"))?;
+                Ok(changes)
+            });
+        match &applied {
+            Ok(changes) => info!("configuration reloaded: {changes}"),
+            Err(error) => warn!("configuration not reloaded, the old one stays: {error}"),
+        }
+        applied
+    }
+}
+
+/// What is different, in one line.
+fn changes(old: &Config, new: &Config) -> String {
+    let by_name = |config: &Config| -> BTreeMap<String, Service> {
+        config
+            .services
+            .iter()
+            .map(|service| (service.name.clone(), service.clone()))
+            .collect()
+    };
+    let (before, after) = (by_name(old), by_name(new));
+    let mut added = Vec::new();
+    let mut changed = Vec::new();
+    for (name, service) in &after {
+        match before.get(name) {
+            None => added.push(name.as_str()),
+            Some(before) if before != service => changed.push(name.as_str()),
+            Some(_) => {}
+        }
+    }
+    let removed: Vec<&str> = before
+        .keys()
+        .filter(|name| !after.contains_key(*name))
+        .map(String::as_str)
+        .collect();
+    let later: Vec<&str> = [
+        ("metrics", old.metrics != new.metrics),
+        ("socket", old.socket != new.socket),
+        ("secret", old.secret != new.secret),
+        (
+            "half_open_entries",
+            old.half_open_entries != new.half_open_entries,
+        ),
+    ]
+    .into_iter()
+    .filter_map(|(name, differs)| differs.then_some(name))
+    .collect();
+
+    let mut parts = Vec::new();
+    for (what, names) in [
+        ("added", added),
+        ("changed", changed),
+        ("removed", removed),
+        ("takes effect at the next start:", later),
+    ] {
+        if !names.is_empty() {
+            parts.push(format!("{what} {}", names.join(", ")));
+        }
+    }
+    if old.xdp_mode != new.xdp_mode {
+        parts.push("xdp_mode holds for interfaces attached from now on".into());
+    }
+    if parts.is_empty() {
+        "nothing changed".into()
+    } else {
+        parts.join("; ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config::built_in, model::Mode};
+
+    #[test]
+    fn a_reload_says_what_changed() {
+        let mut old = built_in();
+        assert_eq!(changes(&old, &old), "nothing changed");
+        let other = |name: &str| Service {
+            name: name.into(),
+            ..built_in().services.remove(0)
+        };
+        old.services.extend([other("web"), other("mail")]);
+        let mut new = old.clone();
+        new.services[1].mode = Mode::Always;
+        new.services[2].name = "smtp".into();
+        new.metrics = None;
+        assert_eq!(
+            changes(&old, &new),
+            "added smtp; changed web; removed mail; takes effect at the next start: metrics"
+        );
+    }
+}

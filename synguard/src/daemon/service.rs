@@ -1,0 +1,269 @@
+//! One running service: follows its state, says what changes, and turns it calm.
+
+use synguard_common::{
+    abi::{
+        ADMISSION_LOCAL, ADMISSION_NONE, MODE_ADAPTIVE, MODE_ALWAYS, MODE_OBSERVE, STATE_GUARDED,
+        ServiceConfig, ServiceStats,
+    },
+    clock::GRACE_NS,
+    verdict::Reason,
+};
+use tracing::{info, warn};
+
+use super::{
+    calm::{Calm, Rules, Sample},
+    clock,
+    sysctl::Profile,
+    watermark::{self, Watermarks},
+};
+use crate::{
+    config::cover,
+    dataplane::{states::SharedState, stats, tables::Target},
+    model::{Addresses, Mode, Service},
+};
+
+/// A service and what the daemon remembers of it.
+#[derive(Clone, Debug)]
+pub struct Running {
+    /// Its number in the tables.
+    pub number: u16,
+    /// What it is configured to do; the mode may have been changed since.
+    pub service: Service,
+    /// Its watermarks at present.
+    pub watermarks: Watermarks,
+    /// Why valid ACKs of it cannot become connections, if they cannot.
+    pub admission_error: Option<String>,
+    /// Whether it is guarded, as of the last tick.
+    pub guarded: bool,
+    /// Wall-clock second of the last change of that.
+    pub state_since: Option<u64>,
+    /// Turns to calm.
+    pub calmed_total: u64,
+    guarded_count: u32,
+    calm: Calm,
+}
+
+impl Running {
+    /// A service that nothing is known of.
+    pub fn new(number: u16, service: Service) -> Self {
+        Self {
+            number,
+            watermarks: watermark::choose(service.high, service.low, None),
+            service,
+            admission_error: None,
+            guarded: false,
+            state_since: None,
+            calmed_total: 0,
+            guarded_count: 0,
+            calm: Calm::default(),
+        }
+    }
+
+    /// The same service as it is configured now.
+    pub fn reconfigured(&self, service: Service) -> Self {
+        Self {
+            service,
+            ..self.clone()
+        }
+    }
+
+    /// What to compile for it.
+    pub fn target(&self, profile: &Profile) -> Target {
+        Target {
+            number: self.number,
+            name: self.service.name.clone(),
+            prefixes: match &self.service.addresses {
+                Addresses::Interface => None,
+                Addresses::Prefixes(prefixes) => Some(prefixes.clone()),
+            },
+            ports: self.service.ports.clone(),
+            config: self.config(profile),
+        }
+    }
+
+    /// Its entry in `SERVICES`.
+    pub fn config(&self, profile: &Profile) -> ServiceConfig {
+        ServiceConfig {
+            high: self.watermarks.high,
+            offers: profile.offers,
+            window: profile.window,
+            mode: match self.service.mode {
+                Mode::Adaptive => MODE_ADAPTIVE,
+                Mode::Always => MODE_ALWAYS,
+                Mode::Observe => MODE_OBSERVE,
+            },
+            admission: match self.admission_error {
+                None => ADMISSION_LOCAL,
+                Some(_) => ADMISSION_NONE,
+            },
+            rcv_wscale: profile.rcv_wscale,
+            ttl: profile.ttl,
+            pad: [0; 2],
+        }
+    }
+
+    /// Half-open connections there would be, were it not guarded.
+    pub fn projected(&self) -> u64 {
+        self.calm.projected(self.service.half_open_timeout)
+    }
+
+    /// Follows what the programs did, and turns the service calm when it is time.
+    pub fn tick(&mut self, now: u64, slot: &SharedState, counted: &ServiceStats) {
+        let state = slot.read();
+        self.calm.observe(Sample {
+            now,
+            challenged: stats::count(counted, Reason::Challenged),
+            admitted: stats::count(counted, Reason::Admitted),
+            lost: stats::count(counted, Reason::AdmitRefused)
+                + stats::count(counted, Reason::AdmitNoListener),
+        });
+        let admits = self.admission_error.is_none();
+        if state.guarded_count != self.guarded_count {
+            self.guarded_count = state.guarded_count;
+            self.calm.restart();
+            warn!(
+                service = self.service.name,
+                half_open = state.half_open,
+                high = self.watermarks.high,
+                "service {} is guarded: {} half-open connections, high watermark {}",
+                self.service.name,
+                state.half_open,
+                self.watermarks.high
+            );
+        }
+        let mut kernel_guards = state.state == STATE_GUARDED;
+        if kernel_guards {
+            let projected = self.projected();
+            let over = match self.service.mode {
+                Mode::Observe => true,
+                _ if !admits => true,
+                Mode::Always => false,
+                Mode::Adaptive => self
+                    .calm
+                    .decide(state.guarded_at, state.half_open, self.rules()),
+            };
+            if over && slot.turn_calm(now.saturating_add(GRACE_NS)) {
+                kernel_guards = false;
+                self.calm.restart();
+                self.calmed_total += 1;
+                info!(
+                    service = self.service.name,
+                    half_open = state.half_open,
+                    projected,
+                    low = self.watermarks.low,
+                    "service {} is calm: {} half-open connections and {projected} projected, low watermark {}",
+                    self.service.name,
+                    state.half_open,
+                    self.watermarks.low
+                );
+            }
+        }
+        let guarded = admits
+            && match self.service.mode {
+                Mode::Always => true,
+                Mode::Adaptive => kernel_guards,
+                Mode::Observe => false,
+            };
+        if guarded != self.guarded {
+            self.guarded = guarded;
+            self.state_since = Some(clock::wall_seconds());
+        }
+    }
+
+    fn rules(&self) -> Rules {
+        Rules {
+            low: self.watermarks.low,
+            calm_after: self.service.calm_after,
+            half_open_timeout: self.service.half_open_timeout,
+        }
+    }
+
+    /// To be called before another mode is written to the tables, so that clients who hold a
+    /// cookie are still let in: `always` → `adaptive` leaves by way of guarded, and whatever stops
+    /// guarding at once gives cookies their grace.
+    pub fn leave_mode(&self, next: Mode, slot: &SharedState) {
+        let now = clock::monotonic_ns();
+        match (self.service.mode, next) {
+            (Mode::Always, Mode::Adaptive) => {
+                slot.turn_guarded(now);
+            }
+            (Mode::Always | Mode::Adaptive, Mode::Observe) => {
+                slot.turn_calm(now.saturating_add(GRACE_NS));
+            }
+            _ => {}
+        }
+    }
+
+    /// What it covers, for people.
+    pub fn covers(&self) -> Vec<String> {
+        cover::describe(&self.service)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config::built_in, dataplane::stats::ZERO};
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn running(mode: Mode) -> Running {
+        let mut service = built_in().services.remove(0);
+        service.mode = mode;
+        Running::new(1, service)
+    }
+
+    #[test]
+    fn an_adaptive_service_follows_the_kernel_and_comes_back() {
+        let mut running = running(Mode::Adaptive);
+        let slot = SharedState::default();
+        running.tick(SECOND, &slot, &ZERO);
+        assert!(!running.guarded && running.state_since.is_none());
+        assert!(slot.turn_guarded(SECOND));
+        let mut counted = ZERO;
+        let mut now = SECOND;
+        for _ in 0..80 {
+            now += SECOND / 4;
+            counted.reasons[Reason::Challenged as usize] += 10_000;
+            running.tick(now, &slot, &counted);
+            assert!(running.guarded);
+        }
+        let flood_ended = now;
+        while running.guarded {
+            now += SECOND / 4;
+            running.tick(now, &slot, &counted);
+            assert!(now < flood_ended + 60 * SECOND);
+        }
+        assert!(now >= flood_ended + 15 * SECOND);
+        assert_eq!(running.calmed_total, 1);
+        assert_eq!(slot.read().grace_until, now + GRACE_NS);
+    }
+
+    #[test]
+    fn without_admission_nothing_is_guarded() {
+        for mode in [Mode::Adaptive, Mode::Always] {
+            let mut running = running(mode);
+            running.admission_error = Some("old kernel".into());
+            let slot = SharedState::default();
+            slot.turn_guarded(1);
+            running.tick(SECOND, &slot, &ZERO);
+            assert!(!running.guarded);
+            assert_eq!(slot.read().state, 0);
+        }
+    }
+
+    #[test]
+    fn always_leaves_by_way_of_guarded_and_observe_gives_grace() {
+        let slot = SharedState::default();
+        let mut service = running(Mode::Always);
+        service.tick(SECOND, &slot, &ZERO);
+        assert!(service.guarded);
+        service.leave_mode(Mode::Adaptive, &slot);
+        assert_eq!(slot.read().state, STATE_GUARDED);
+        service.service.mode = Mode::Adaptive;
+        service.leave_mode(Mode::Observe, &slot);
+        let state = slot.read();
+        assert_eq!(state.state, 0);
+        assert!(state.grace_until >= GRACE_NS);
+    }
+}
