@@ -53,14 +53,15 @@ impl Maps {
                 infos.insert(name, info);
             }
         }
-        let states = match remove(ebpf, map::STATES)? {
-            Map::Array(data) => States::map(&data).map_err(|error| LoadError::Kernel {
+        // It stays in `ebpf`, as programs that are yet to be loaded name maps by descriptor.
+        let states = match ebpf.map(map::STATES) {
+            Some(Map::Array(data)) => States::map(data).map_err(|error| LoadError::Kernel {
                 what: format!("map {} into memory", map::STATES),
                 reason: error.to_string(),
             })?,
             _ => {
                 return Err(LoadError::Object(format!(
-                    "map {} is not an array",
+                    "there is no array {}",
                     map::STATES
                 )));
             }
