@@ -1,3 +1,106 @@
-//! Empty on purpose: cargo needs a library target here so that the crates which embed the eBPF
-//! object can name this one as a build dependency and be rebuilt when it changes.
+//! What the lab's programs and the lab agree on: the values of the maps, slot by slot.
+//!
+//! `synguard-lab` fills these structures and writes them with one map update; the programs in
+//! `main.rs` read them. Integers, arrays and explicit padding only. Fields named `_be` and byte
+//! arrays are in network order, everything else is in host order.
 #![no_std]
+
+/// Slots of the map `COUNTERS`: one `u64` per CPU each.
+pub mod counter {
+    /// Frames `lab_peer` has looked at.
+    pub const RECEIVED: u32 = 0;
+    /// SYN-ACKs to a flood source; dropped.
+    pub const SYN_ACK: u32 = 1;
+    /// RSTs to a flood source; dropped.
+    pub const RST: u32 = 2;
+    /// Anything else of TCP to a flood source, challenge ACKs for example; dropped.
+    pub const OTHER: u32 = 3;
+    /// Frames that come back *from* a flood source, as an echo by `floor_tx` does; dropped.
+    pub const ECHO: u32 = 4;
+    /// Frames written by `lab_flood`.
+    pub const SENT: u32 = 5;
+    /// Frames that `floor_drop` dropped.
+    pub const DROPPED: u32 = 6;
+    /// How many slots there are.
+    pub const COUNT: u32 = 7;
+}
+
+/// Which sources are the flood's: the one value of the map `FLOOD_SOURCES`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FloodSources {
+    /// IPv4 prefix, host bits zero.
+    pub v4: [u8; 4],
+    /// Ones where `v4` counts.
+    pub v4_mask: [u8; 4],
+    /// IPv6 prefix, of at most 64 bits.
+    pub v6: [u8; 8],
+    /// Ones where `v6` counts.
+    pub v6_mask: [u8; 8],
+}
+
+/// Longest frame a flood is made of: two tags, IPv6, and a TCP header with 20 bytes of options are
+/// 122 bytes.
+pub const FRAME_MAX: usize = 128;
+
+/// The frames a flood is made of: the one value of the map `FLOOD`.
+///
+/// A frame is the template with random bits added to the fields that vary. Those fields and both
+/// checksums are zero in the template, so the two sums only need the varying words added.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flood {
+    /// The frame.
+    pub template: [u8; FRAME_MAX],
+    /// Source address before random bits; an IPv4 one is in the first four bytes.
+    pub source: [u8; 16],
+    /// Ones where the source address is random.
+    pub source_random: [u8; 16],
+    /// TCP flags, one of the eight drawn for each frame.
+    pub flags: [u8; 8],
+    /// Least time between two frames, in nanoseconds; 0 for as fast as can be.
+    pub gap_ns: u64,
+    /// Length of the frame.
+    pub len: u32,
+    /// Offset of the IP header.
+    pub l3: u32,
+    /// Offset of the TCP header.
+    pub l4: u32,
+    /// Offset of the TCP timestamp option's TSval, 0 where there is none.
+    pub timestamp: u32,
+    /// Sum over the IPv4 header's 16-bit words, as they lie in memory.
+    pub ip_sum: u32,
+    /// Sum over pseudo-header, TCP header and payload, as they lie in memory.
+    pub tcp_sum: u32,
+    /// Source port before random bits.
+    pub port_be: u16,
+    /// Ones where the source port is random.
+    pub port_random: u16,
+    /// 4 or 6.
+    pub ip_version: u32,
+}
+
+/// Most tags a wire has.
+pub const TAGS_MAX: usize = 2;
+
+/// One VLAN tag.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tag {
+    /// EtherType of the tag; 0 where there is none.
+    pub tpid_be: u16,
+    /// VLAN identifier.
+    pub id: u16,
+}
+
+/// The tags of a wire, outermost first: the one value of the map `TAGS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tags {
+    /// The tags.
+    pub tags: [Tag; TAGS_MAX],
+}
+
+const _: () = assert!(size_of::<FloodSources>() == 24);
+const _: () = assert!(size_of::<Tags>() == 4 * TAGS_MAX);
+const _: () = assert!(size_of::<Flood>() == FRAME_MAX + 16 + 16 + 8 + 8 + 8 * 4);

@@ -1,12 +1,93 @@
+//! The lab's programs: peers of a veth, the flood generator, VLAN tags, and the floors of the bench.
 #![no_std]
 #![no_main]
-//! placeholder
-use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+#![allow(
+    missing_docs,
+    reason = "the attribute `xdp` makes a function that its comment is not moved to"
+)]
 
-/// Passes everything.
-#[xdp]
+mod flood;
+mod floor;
+mod packet;
+mod peer;
+mod tag;
+
+use aya_ebpf::{
+    bindings::xdp_action,
+    macros::{classifier, map, xdp},
+    maps::PerCpuArray,
+    programs::{TcContext, XdpContext},
+};
+use synguard_lab_ebpf::counter;
+
+/// Key: a slot of [`counter`]; value: how often, per CPU. Written by every program here, read by
+/// the lab.
+#[map]
+static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::COUNT, 0);
+
+/// Adds one to a counter.
+#[inline(always)]
+fn count(slot: u32) {
+    if let Some(value) = COUNTERS.get_ptr_mut(slot) {
+        // SAFETY: the slot of this CPU; an XDP program is not interrupted by another on its CPU.
+        unsafe { *value += 1 };
+    }
+}
+
+/// Passes everything. A veth delivers what its peer sends by `XDP_TX` only while it runs an XDP
+/// program itself, or polls by NAPI for another reason.
+#[xdp(frags)]
 pub fn lab_pass(_ctx: XdpContext) -> u32 {
     xdp_action::XDP_PASS
+}
+
+/// What the client's end of a veth runs: see [`peer`].
+#[xdp(frags)]
+pub fn lab_peer(ctx: XdpContext) -> u32 {
+    peer::receive(&ctx)
+}
+
+/// Writes one frame of a flood and sends it: see [`flood`].
+#[xdp]
+pub fn lab_flood(ctx: XdpContext) -> u32 {
+    flood::send(&ctx)
+}
+
+/// Ingress of a macvlan device that stands in for a VLAN device: see [`tag`].
+#[classifier]
+pub fn lab_tag_in(ctx: TcContext) -> i32 {
+    tag::take_off(&ctx)
+}
+
+/// Egress of the same.
+#[classifier]
+pub fn lab_tag_out(ctx: TcContext) -> i32 {
+    tag::put_on(&ctx)
+}
+
+/// What an empty program costs.
+#[xdp]
+pub fn floor_empty(_ctx: XdpContext) -> u32 {
+    xdp_action::XDP_PASS
+}
+
+/// What sending a packet back costs: swaps the MAC addresses.
+#[xdp]
+pub fn floor_tx(ctx: XdpContext) -> u32 {
+    floor::echo(&ctx)
+}
+
+/// What SipHash-2-4 over 24 bytes of the packet costs.
+#[xdp]
+pub fn floor_siphash(ctx: XdpContext) -> u32 {
+    floor::siphash(&ctx)
+}
+
+/// What counting and dropping a packet costs.
+#[xdp]
+pub fn floor_drop(_ctx: XdpContext) -> u32 {
+    count(counter::DROPPED);
+    xdp_action::XDP_DROP
 }
 
 #[cfg(not(test))]

@@ -1,1 +1,73 @@
-//! The lab.
+//! The lab: network namespaces with real kernels' TCP in them, real clients and servers, frames of
+//! any shape, and an in-kernel flood. Integration tests, the demo and the bench run in it.
+//!
+//! Everything here needs root and is taken down when dropped; a test begins with
+//! [`skip_unless_root`].
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use synguard_lab::{
+//!     edge::{Edge, EdgeOptions, SERVER_V4},
+//!     flood::{FloodSpec, Kind, Rate},
+//!     http::{HttpServer, ServerOptions},
+//!     load::{LoadClient, LoadOptions, Pattern},
+//! };
+//!
+//! # fn main() -> anyhow::Result<()> {
+//! let edge = Edge::new(EdgeOptions::default())?;
+//! let target = (SERVER_V4, 80).into();
+//! let _server = HttpServer::start(&edge.server, ServerOptions::default())?;
+//! // Attach what is to be tried to edge.server_end, then:
+//! edge.pin_napi(0, 1)?;
+//! let flood = edge.flood(FloodSpec::new(Kind::Syn, Rate::Pps(20_000), target))?;
+//! let mut options = LoadOptions::new(target, Pattern::Open(500));
+//! options.duration = Duration::from_secs(5);
+//! let report = LoadClient::start(&edge.client, options)?.wait()?;
+//! println!("{report:?}, {} SYNs sent, {:?}", flood.stop()?, edge.counters()?);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! What is where:
+//!
+//! | for | see |
+//! |---|---|
+//! | namespaces: `run`, `thread`, `set_sysctl`, `netlink` | [`netns::Netns`] |
+//! | the topology of a client and a server, its addresses and counters | [`edge::Edge`] |
+//! | veth pairs and VLAN devices for other topologies | [`link`] |
+//! | frames by the byte, and reading answers | [`frame::Frame`], [`frame::describe`] |
+//! | sending and seeing frames on a wire | [`wire::Wire`] |
+//! | running a program on one frame | [`testrun`] |
+//! | an HTTP, banner and echo server | [`http::HttpServer`] |
+//! | one connection with chosen options, and `TCP_INFO` | [`client`] |
+//! | many connections, measured | [`load::LoadClient`] |
+//! | floods | [`flood::FloodSpec`] |
+//! | a daemon as child process in a namespace | [`process::Process`] |
+//! | CPU time of tasks and cores | [`cpu`] |
+//! | the lab's own programs: floors and peers | [`programs::Programs`] |
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+pub mod client;
+pub mod cpu;
+pub mod edge;
+mod ethtool;
+pub mod flood;
+pub mod frame;
+pub mod http;
+pub mod link;
+mod live;
+pub mod load;
+pub mod netns;
+pub mod process;
+pub mod programs;
+pub mod testrun;
+pub mod wire;
+
+/// Whether this process may build a lab; says on standard output that `what` is skipped where not.
+pub fn skip_unless_root(what: &str) -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        println!("SKIP {what}: needs root, for network namespaces and eBPF");
+    }
+    root
+}

@@ -1,0 +1,46 @@
+//! Floors: the cost of steps that every guarded path contains, to measure the paths beside.
+
+use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
+use synguard_common::siphash::SipHash24;
+
+use crate::packet::bytes;
+
+/// The key of [`siphash`]; read volatile, so that nothing of the hash is computed by the compiler.
+static KEY: [u64; 2] = [0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908];
+
+/// Swaps the MAC addresses and sends the packet back.
+#[inline(always)]
+pub fn echo(ctx: &XdpContext) -> u32 {
+    let Some(ethernet) = bytes::<14>(ctx, 0) else {
+        return xdp_action::XDP_DROP;
+    };
+    let (to_high, to_low) = (ethernet.load::<u32>(0), ethernet.load::<u16>(4));
+    let (from_high, from_low) = (ethernet.load::<u32>(6), ethernet.load::<u16>(10));
+    ethernet.store(0, from_high);
+    ethernet.store(4, from_low);
+    ethernet.store(6, to_high);
+    ethernet.store(10, to_low);
+    xdp_action::XDP_TX
+}
+
+/// Hashes bytes 14 to 38, where IPv4 header and ports lie; passes the packet whatever the result.
+#[inline(always)]
+pub fn siphash(ctx: &XdpContext) -> u32 {
+    let Some(packet) = bytes::<38>(ctx, 0) else {
+        return xdp_action::XDP_DROP;
+    };
+    let key = (&raw const KEY).cast::<u64>();
+    // SAFETY: both halves of a static.
+    let (k0, k1) = unsafe { (key.read_volatile(), key.add(1).read_volatile()) };
+    let hash = SipHash24::new(k0, k1)
+        .word(packet.load(14))
+        .word(packet.load(22))
+        .word(packet.load(30))
+        .finish();
+    // The result must be of use, or the hash would be optimised away: one in 2^64 packets aborts.
+    if hash == 0 {
+        xdp_action::XDP_ABORTED
+    } else {
+        xdp_action::XDP_PASS
+    }
+}

@@ -1,0 +1,201 @@
+//! The lab's own eBPF programs, loaded, and their maps.
+
+use anyhow::{Context as _, Result, bail};
+use aya::{
+    Ebpf, Pod,
+    maps::{Array, MapData, PerCpuArray},
+    programs::{
+        SchedClassifier, TcAttachType, Xdp, XdpMode, tc::SchedClassifierLink, xdp::XdpLink,
+    },
+};
+use synguard_lab_ebpf::{Flood, FloodSources, TAGS_MAX, Tag, Tags, counter};
+
+use crate::link::{End, Vlan};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/synguard-lab"));
+
+/// `Pod` for the layouts of `synguard-lab-ebpf`, which knows nothing of aya.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Layout<T>(T);
+
+// SAFETY: integers, arrays of them and no implicit padding, as the sizes asserted beside the
+// definitions show.
+unsafe impl Pod for Layout<Flood> {}
+// SAFETY: as above.
+unsafe impl Pod for Layout<FloodSources> {}
+// SAFETY: as above.
+unsafe impl Pod for Layout<Tags> {}
+
+/// What the lab's programs have counted since they were loaded, over all CPUs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Frames that reached `lab_peer`.
+    pub received: u64,
+    /// SYN-ACKs to flood sources.
+    pub syn_ack: u64,
+    /// RSTs to flood sources.
+    pub rst: u64,
+    /// Other TCP packets to flood sources.
+    pub other: u64,
+    /// Packets that came back from flood sources.
+    pub echo: u64,
+    /// Frames that `lab_flood` has sent.
+    pub sent: u64,
+    /// Frames that `floor_drop` has dropped.
+    pub dropped: u64,
+}
+
+/// One loaded instance of the programs, with maps of its own.
+pub struct Programs {
+    ebpf: Ebpf,
+}
+
+impl Programs {
+    /// Loads the object. Programs are verified when they are first asked for.
+    pub fn load() -> Result<Self> {
+        Ok(Self {
+            ebpf: Ebpf::load(OBJECT).context("cannot load the lab's programs")?,
+        })
+    }
+
+    /// A program by name, in the kernel.
+    pub fn program(&mut self, name: &str) -> Result<&mut Xdp> {
+        let program = self
+            .ebpf
+            .program_mut(name)
+            .with_context(|| format!("the lab has no program {name}"))?;
+        let program: &mut Xdp = program
+            .try_into()
+            .with_context(|| format!("{name} is not an XDP program"))?;
+        if program.fd().is_err() {
+            program
+                .load()
+                .with_context(|| format!("cannot load {name}"))?;
+        }
+        Ok(program)
+    }
+
+    /// Attaches a program, in native mode, until the link is dropped.
+    pub fn attach(&mut self, name: &str, end: &End) -> Result<XdpLink> {
+        let program = self.program(name)?;
+        let link = end
+            .ns
+            .run(|| Ok(program.attach_to_if_index(end.index, XdpMode::Driver)?))
+            .with_context(|| format!("cannot attach {name} to {}", end.name))?;
+        Ok(program.take_link(link)?)
+    }
+
+    /// Says which sources `lab_peer` counts as the flood's.
+    pub fn set_flood_sources(&mut self, sources: FloodSources) -> Result<()> {
+        self.write("FLOOD_SOURCES", Layout(sources))
+    }
+
+    /// Says what the frames of `lab_flood` look like.
+    pub fn set_flood(&mut self, flood: Flood) -> Result<()> {
+        self.write("FLOOD", Layout(flood))
+    }
+
+    /// A handle on the counters that outlives the programs.
+    pub fn counters(&mut self) -> Result<CounterReader> {
+        let map = self
+            .ebpf
+            .map("COUNTERS")
+            .context("the lab's object has no map COUNTERS")?;
+        let aya::maps::Map::PerCpuArray(data) = map else {
+            anyhow::bail!("COUNTERS is no per-CPU array")
+        };
+        let copy = MapData::from_id(data.info()?.id()).context("cannot open COUNTERS again")?;
+        let map = aya::maps::Map::PerCpuArray(copy);
+        Ok(CounterReader {
+            map: map.try_into().context("COUNTERS has another layout")?,
+        })
+    }
+
+    fn write<T: Pod>(&mut self, name: &str, value: T) -> Result<()> {
+        let map = self
+            .ebpf
+            .map_mut(name)
+            .with_context(|| format!("the lab's object has no map {name}"))?;
+        let mut map: Array<_, T> = map
+            .try_into()
+            .with_context(|| format!("{name} has another layout"))?;
+        map.set(0, value, 0)
+            .with_context(|| format!("cannot write {name}"))
+    }
+}
+
+/// Reads [`Counters`].
+pub struct CounterReader {
+    map: PerCpuArray<MapData, u64>,
+}
+
+impl CounterReader {
+    /// The counters as they are now.
+    pub fn read(&self) -> Result<Counters> {
+        let slot = |index| -> Result<u64> {
+            Ok(self
+                .map
+                .get(&index, 0)
+                .context("cannot read COUNTERS")?
+                .iter()
+                .sum())
+        };
+        Ok(Counters {
+            received: slot(counter::RECEIVED)?,
+            syn_ack: slot(counter::SYN_ACK)?,
+            rst: slot(counter::RST)?,
+            other: slot(counter::OTHER)?,
+            echo: slot(counter::ECHO)?,
+            sent: slot(counter::SENT)?,
+            dropped: slot(counter::DROPPED)?,
+        })
+    }
+}
+
+/// The two programs that stand in for VLAN devices, attached to a device until dropped.
+pub(crate) struct TagLinks {
+    _programs: Programs,
+    _links: [SchedClassifierLink; 2],
+}
+
+impl TagLinks {
+    /// Attaches them to a device above `end`.
+    pub(crate) fn attach(end: &End, device: &str, vlans: &[Vlan]) -> Result<Self> {
+        let mut tags = Tags::default();
+        if vlans.len() > TAGS_MAX {
+            bail!("a wire has at most {TAGS_MAX} tags");
+        }
+        for (tag, vlan) in tags.tags.iter_mut().zip(vlans) {
+            *tag = Tag {
+                tpid_be: vlan.tpid.to_be(),
+                id: vlan.id,
+            };
+        }
+        let mut programs = Programs::load()?;
+        programs.write("TAGS", Layout(tags))?;
+        let mut attach = |name: &str, direction| -> Result<SchedClassifierLink> {
+            let program = programs
+                .ebpf
+                .program_mut(name)
+                .with_context(|| format!("the lab has no program {name}"))?;
+            let program: &mut SchedClassifier = program.try_into()?;
+            program
+                .load()
+                .with_context(|| format!("cannot load {name}"))?;
+            let link = end
+                .ns
+                .run(|| Ok(program.attach(device, direction)?))
+                .with_context(|| format!("cannot attach {name} to {device}"))?;
+            Ok(program.take_link(link)?)
+        };
+        let links = [
+            attach("lab_tag_in", TcAttachType::Ingress)?,
+            attach("lab_tag_out", TcAttachType::Egress)?,
+        ];
+        Ok(Self {
+            _programs: programs,
+            _links: links,
+        })
+    }
+}
