@@ -38,8 +38,10 @@ enum Section {
 }
 
 /// State of one binary's output.
-struct Reader<W> {
+struct Reader<'a, W> {
     out: W,
+    /// Shown before anything else is; a binary without tests stays unmentioned.
+    title: Option<&'a str>,
     section: Section,
     line: Vec<u8>,
     /// Bytes of `line` that were shown while it was incomplete.
@@ -50,9 +52,10 @@ struct Reader<W> {
 }
 
 /// Reads `from` to its end and shows it on `out`; also tells whether the summary came at all.
-pub fn read(from: impl Read, out: impl Write) -> io::Result<(Counts, bool)> {
+pub fn read(title: &str, from: impl Read, out: impl Write) -> io::Result<(Counts, bool)> {
     let mut reader = Reader {
         out,
+        title: Some(title),
         section: Section::Results,
         line: Vec::new(),
         shown: 0,
@@ -76,7 +79,17 @@ pub fn read(from: impl Read, out: impl Write) -> io::Result<(Counts, bool)> {
     Ok((reader.counts, reader.complete))
 }
 
-impl<W: Write> Reader<W> {
+impl<W: Write> Reader<'_, W> {
+    /// Shows what of the line has not been shown.
+    fn show(&mut self) -> io::Result<()> {
+        if let Some(title) = self.title.take() {
+            writeln!(self.out, "\n{title}")?;
+        }
+        self.out.write_all(&self.line[self.shown..])?;
+        self.shown = self.line.len();
+        self.out.flush()
+    }
+
     fn feed(&mut self, bytes: &[u8]) -> io::Result<()> {
         for piece in bytes.split_inclusive(|&c| c == b'\n') {
             self.line.extend_from_slice(piece);
@@ -86,9 +99,7 @@ impl<W: Write> Reader<W> {
                 self.shown = 0;
             } else if self.section == Section::Results && self.line.starts_with(b"test ") {
                 // The name of the test that runs, before it has a result.
-                self.out.write_all(&self.line[self.shown..])?;
-                self.shown = self.line.len();
-                self.out.flush()?;
+                self.show()?;
             }
         }
         Ok(())
@@ -117,15 +128,15 @@ impl<W: Write> Reader<W> {
             self.counts += counts;
             self.complete = true;
         }
-        let frame = line.is_empty() || line.starts_with("running ");
+        let frame =
+            line.is_empty() || line.starts_with("running ") || summary == Some(Counts::default());
         let show = match self.section {
             Section::Results => !frame,
             Section::Successes => skip,
             Section::Failures => true,
         };
         if show || self.shown > 0 {
-            self.out.write_all(&self.line[self.shown..])?;
-            self.out.flush()?;
+            self.show()?;
         }
         Ok(())
     }
@@ -153,7 +164,7 @@ mod tests {
 
     fn run(text: &str) -> (Counts, bool, String) {
         let mut out = Vec::new();
-        let (counts, complete) = read(text.as_bytes(), &mut out).unwrap();
+        let (counts, complete) = read("crate: lib", text.as_bytes(), &mut out).unwrap();
         (counts, complete, String::from_utf8(out).unwrap())
     }
 
@@ -217,13 +228,14 @@ test result: ok. 2 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; fini
         let (counts, complete, shown) = run("running 1 test\ntest a ... ");
         assert_eq!(counts, Counts::default());
         assert!(!complete);
-        assert_eq!(shown, "test a ... \n");
+        assert_eq!(shown, "\ncrate: lib\ntest a ... \n");
     }
 
     #[test]
     fn shows_the_name_while_the_test_runs() {
         let mut reader = Reader {
             out: Vec::new(),
+            title: None,
             section: Section::Results,
             line: Vec::new(),
             shown: 0,
@@ -234,6 +246,14 @@ test result: ok. 2 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; fini
         assert_eq!(reader.out, b"test slow ... ");
         reader.feed(b"ok\n").unwrap();
         assert_eq!(reader.out, b"test slow ... ok\n");
+    }
+
+    #[test]
+    fn a_binary_without_tests_is_not_mentioned() {
+        let (_, complete, shown) = run("\nrunning 0 tests\n\nsuccesses:\n\nsuccesses:\n\n\
+             test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 4 filtered out; finished in 0.00s\n\n");
+        assert!(complete);
+        assert_eq!(shown, "");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{
     collections::BTreeSet,
     ffi::OsString,
     fs,
-    io::{self, BufReader, Write as _},
+    io::{self, BufReader},
     path::PathBuf,
     process::{Command, ExitCode, Stdio},
 };
@@ -186,15 +186,13 @@ fn compile(commands: Vec<Command>) -> anyhow::Result<Vec<Binary>> {
     Ok(binaries)
 }
 
-/// Runs one binary, or nothing if the filter leaves none of its tests.
+/// Runs one binary.
 fn run_binary(
     binary: &Binary,
     mut command: Command,
     filter: Option<&str>,
     arguments: &[&str],
 ) -> anyhow::Result<Counts> {
-    println!("\n{}", binary.title);
-    io::stdout().flush()?;
     command
         .arg("--show-output")
         .args(arguments)
@@ -214,8 +212,6 @@ fn documentation(filter: Option<&str>) -> anyhow::Result<Counts> {
     cargo
         .args(["--no-fail-fast", "--", "--format=pretty", "--show-output"])
         .args(filter);
-    println!("\ndocumentation");
-    io::stdout().flush()?;
     count("documentation", cargo)
 }
 
@@ -226,7 +222,7 @@ fn count(title: &str, mut command: Command) -> anyhow::Result<Counts> {
         .spawn()
         .with_context(|| format!("cannot run {typed}"))?;
     let stdout = child.stdout.take().context("the tests have no output")?;
-    let (mut counts, complete) = libtest::read(stdout, io::stdout().lock())
+    let (mut counts, complete) = libtest::read(title, stdout, io::stdout().lock())
         .with_context(|| format!("cannot read the results of {title}"))?;
     let status = child
         .wait()
