@@ -15,11 +15,15 @@ pub const SERVICE_NONE: u16 = 0;
 
 /// An IPv6 address, or an IPv4 one mapped to `::ffff:a.b.c.d` (RFC 4291 section 2.5.5.2), in
 /// network order. Key of the map `ADDRESSES`.
-#[repr(C, align(4))]
+///
+/// Keys are aligned to eight bytes because they are built on the eBPF stack, where LLVM merges
+/// neighbouring stores and the verifier insists on alignment.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Address(pub [u8; 16]);
 
-/// Value of `ADDRESSES` and `PREFIXES`: which service an address belongs to. Written by the
+/// Value of `ADDRESSES` and of `PREFIXES`, a longest-prefix-match trie over the same addresses (the
+/// length of an IPv4 prefix counts the 96 bits before it): which service an address belongs to. Written by the
 /// daemon, read by every program.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,18 +43,8 @@ pub struct AddressEntry {
     pub pad: u16,
 }
 
-/// Key of the map `PREFIXES` (longest-prefix match).
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct PrefixKey {
-    /// Length of the prefix in bits of the mapped address: an IPv4 /24 is 96 + 24.
-    pub prefix_len: u32,
-    /// The prefix, host bits zero.
-    pub address: Address,
-}
-
 /// Key of the map `PORTS`; the value is a [`PortEntry`].
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PortKey {
     /// [`AddressEntry::ports_id`].
@@ -206,7 +200,7 @@ pub struct Runtime {
 }
 
 /// A TCP connection as packets from the client name it. Key of the map `HALF_OPEN`.
-#[repr(C, align(4))]
+#[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tuple {
     /// The client's address.
@@ -217,6 +211,8 @@ pub struct Tuple {
     pub client_port: u16,
     /// The server's port, host order.
     pub server_port: u16,
+    /// Zero.
+    pub pad: u32,
 }
 
 /// Value of the map `HALF_OPEN`. Written by `synguard_in` (on a passed SYN) and `synguard_out`
@@ -231,11 +227,9 @@ pub struct HalfOpen {
     /// The server's initial sequence number, once `confirmed`.
     pub server_isn: u32,
     /// The service.
-    pub service: u16,
+    pub service: u32,
     /// 1 once the server's SYN-ACK was seen.
-    pub confirmed: u8,
-    /// Zero.
-    pub pad: [u8; 5],
+    pub confirmed: u32,
 }
 
 /// Buckets of the map `ADMISSIONS`, a power of two.
@@ -256,7 +250,7 @@ pub struct AdmissionBucket {
 pub mod map {
     /// Hash: [`super::Address`] → [`super::AddressEntry`].
     pub const ADDRESSES: &str = "ADDRESSES";
-    /// LPM trie: [`super::PrefixKey`] → [`super::AddressEntry`].
+    /// LPM trie: [`super::Address`] → [`super::AddressEntry`].
     pub const PREFIXES: &str = "PREFIXES";
     /// Hash: [`super::PortKey`] → [`super::PortEntry`].
     pub const PORTS: &str = "PORTS";
@@ -291,7 +285,6 @@ macro_rules! layout {
 layout! {
     Address = 16: ;
     AddressEntry = 12: ports_id 0, service 4, mtu 6, hidden 8, pad 10;
-    PrefixKey = 20: prefix_len 0, address 4;
     PortKey = 8: ports_id 0, port 4, pad 6;
     PortEntry = 4: service 0, pad 2;
     ServiceConfig = 16: high 0, offers 4, window 8, mode 10, admission 11, rcv_wscale 12, ttl 13, pad 14;
@@ -300,7 +293,7 @@ layout! {
     EpochKey = 24: epoch 0, k0 8, k1 16;
     Clock = 8: wall_offset 0;
     Runtime = 24: abi_version 0, no_metadata 4, has_prefixes 8, pad 12, seed 16;
-    Tuple = 36: client 0, server 16, client_port 32, server_port 34;
-    HalfOpen = 24: since 0, client_isn 8, server_isn 12, service 16, confirmed 18, pad 19;
+    Tuple = 40: client 0, server 16, client_port 32, server_port 34, pad 36;
+    HalfOpen = 24: since 0, client_isn 8, server_isn 12, service 16, confirmed 20;
     AdmissionBucket = 32: ways 0;
 }

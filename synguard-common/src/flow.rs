@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Both addresses of a connection.
-pub trait Net: Copy {
+pub trait Net: Copy + crate::synack::WriteAnswer {
     /// Length of the IP header that our answers have, bytes.
     const HEADER: usize;
     /// MTU less MSS: the IP header and a TCP header without options (RFC 9293 section 3.7.1).
@@ -186,6 +186,7 @@ impl<N: Net> Flow<N> {
             server: self.net.server(),
             client_port: self.client_port,
             server_port: self.server_port,
+            pad: 0,
         }
     }
 }

@@ -10,11 +10,18 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod abi;
+pub mod admit;
 pub mod clock;
 pub mod cookie;
+pub mod egress;
 pub mod flow;
+pub mod halfopen;
+pub mod ingress;
 pub mod options;
 pub mod packet;
+pub mod recent;
 pub mod siphash;
+pub mod synack;
+pub mod tables;
 pub mod verdict;
 pub mod wire;

@@ -50,6 +50,13 @@ pub struct Options {
 
 impl Options {
     #[inline(always)]
+    fn set_timestamps(&mut self, val: u32, ecr: u32) {
+        self.has_timestamps = true;
+        self.ts_val = val;
+        self.ts_ecr = ecr;
+    }
+
+    #[inline(always)]
     fn set_window_scale(&mut self, shift: u8) {
         self.has_window_scale = true;
         self.window_scale = if shift > MAX_WINDOW_SCALE { MAX_WINDOW_SCALE } else { shift };
@@ -61,109 +68,159 @@ impl Options {
 pub fn read<P: Packet + ?Sized>(packet: &P, at: usize, len: usize) -> Options {
     match fast(packet, at, len) {
         Some(options) => options,
-        None => slow(packet, at, len),
+        None => packet.scan(at, len),
     }
 }
 
-/// The slow path of [`read`], on its own for tests.
-#[inline(always)]
-pub fn slow<P: Packet + ?Sized>(packet: &P, at: usize, len: usize) -> Options {
-    let mut scanner = Scanner::new(len as u8);
-    packet.scan(at, len, &mut scanner);
-    scanner.options
-}
-
-/// Words the fast path looks at; the longest usual list is six words (Apple's).
-const FAST_WORDS: usize = 6;
+const MSS_WORD: u32 = 0x0204;
+const NOP_SCALE: u32 = 0x01_0303;
+const NOP_NOP_SACK: u32 = 0x0101_0402;
+const SACK_END: u32 = 0x0402_0000;
+const NOP_NOP_TIMESTAMPS: u32 = 0x0101_080a;
+const SACK_TIMESTAMPS: u32 = 0x0402_080a;
 
 /// Reads options laid out in one of the usual ways; `None` for any other.
+///
+/// A tree over whole words rather than a loop with a state: LLVM would unroll the loop into every
+/// combination of states (ten thousand instructions), and the verifier would walk them all.
 #[inline(always)]
 pub fn fast<P: Packet + ?Sized>(packet: &P, at: usize, len: usize) -> Option<Options> {
-    if len > FAST_WORDS * 4 {
+    let word = |i: usize| packet.view(at + i * 4, 4).map(|view| view.u32(0));
+    let mut options = Options::default();
+    if len == 0 {
+        return Some(options);
+    }
+    let first = word(0)?;
+    if len == 12 && first == NOP_NOP_TIMESTAMPS {
+        // Every segment of an established connection with timestamps.
+        options.set_timestamps(word(1)?, word(2)?);
+        return Some(options);
+    }
+    if first >> 16 != MSS_WORD {
         return None;
     }
-    let mut options = Options::default();
-    // Words still to be taken as the two halves of a timestamps option.
-    let mut timestamps = 0;
-    for i in 0..FAST_WORDS {
-        if i * 4 >= len {
-            break;
+    options.mss = first as u16;
+    if len == 4 {
+        return Some(options);
+    }
+    let second = word(1)?;
+    if second == SACK_TIMESTAMPS || second == NOP_NOP_TIMESTAMPS {
+        // Linux, with and without SACK.
+        options.sack_permitted = second == SACK_TIMESTAMPS;
+        if len == 16 {
+            options.set_timestamps(word(2)?, word(3)?);
+            return Some(options);
         }
-        let word = packet.view(at + i * 4, 4)?.u32(0);
-        if timestamps == 2 {
-            options.ts_val = word;
-            timestamps = 1;
-        } else if timestamps == 1 {
-            options.ts_ecr = word;
-            options.has_timestamps = true;
-            timestamps = 0;
-        } else if word >> 16 == 0x0204 {
-            if word as u16 != 0 {
-                options.mss = word as u16;
-            }
-        } else if word == 0x0402_080a {
-            options.sack_permitted = true;
-            timestamps = 2;
-        } else if word == 0x0101_080a {
-            timestamps = 2;
-        } else if word >> 8 == 0x01_0303 {
-            options.set_window_scale(word as u8);
-        } else if word == 0x0101_0402 || word == 0x0402_0101 {
-            options.sack_permitted = true;
-        } else if word == 0x0402_0000 {
-            options.sack_permitted = true;
-            break;
-        } else if word == 0 {
-            break;
-        } else if word != 0x0101_0101 {
+        let scale = word(4)?;
+        if len != 20 || scale >> 8 != NOP_SCALE {
             return None;
         }
+        options.set_timestamps(word(2)?, word(3)?);
+        options.set_window_scale(scale as u8);
+        return Some(options);
     }
-    // A timestamps option cut off by the end of the header is not one; let the scanner say so.
-    if timestamps != 0 { None } else { Some(options) }
+    if second == NOP_NOP_SACK {
+        // Linux without timestamps.
+        options.sack_permitted = true;
+        if len == 8 {
+            return Some(options);
+        }
+        let scale = word(2)?;
+        if len != 12 || scale >> 8 != NOP_SCALE {
+            return None;
+        }
+        options.set_window_scale(scale as u8);
+        return Some(options);
+    }
+    if second >> 8 != NOP_SCALE {
+        return None;
+    }
+    options.set_window_scale(second as u8);
+    if len == 8 {
+        return Some(options);
+    }
+    let third = word(2)?;
+    if len == 12 && third == NOP_NOP_SACK {
+        // Windows.
+        options.sack_permitted = true;
+        return Some(options);
+    }
+    if len == 20 && third == SACK_TIMESTAMPS {
+        // FreeBSD.
+        options.sack_permitted = true;
+        options.set_timestamps(word(3)?, word(4)?);
+        return Some(options);
+    }
+    if len == 24 && third == NOP_NOP_TIMESTAMPS && word(5)? == SACK_END {
+        // Apple.
+        options.sack_permitted = true;
+        options.set_timestamps(word(3)?, word(4)?);
+        return Some(options);
+    }
+    None
 }
 
 /// Where [`Scanner`] is inside an option.
-const AT_KIND: u8 = 0;
-const AT_LENGTH: u8 = 1;
-const AT_BODY: u8 = 2;
+const AT_KIND: u64 = 0;
+const AT_LENGTH: u64 = 1;
+const AT_BODY: u64 = 2;
 
-/// Reads options one byte at a time. The state is plain integers so that it can lie on the eBPF
-/// stack across calls of `bpf_loop`.
-#[derive(Clone, Copy, Debug)]
+/// Reads options one byte at a time.
+///
+/// Its state is plain words, because the kernel side keeps it in a map.
+#[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Scanner {
-    /// What was found so far.
-    pub options: Options,
     value: u64,
+    /// MSS, or 0.
+    mss: u64,
+    /// Window scale plus one, or 0.
+    window_scale: u64,
+    sack_permitted: u64,
+    has_timestamps: u64,
+    timestamps: u64,
     /// Bytes of the option list that were not fed yet.
-    remaining: u8,
-    state: u8,
-    kind: u8,
-    length: u8,
-    left: u8,
+    remaining: u64,
+    state: u64,
+    kind: u64,
+    length: u64,
+    left: u64,
 }
 
 impl Scanner {
     /// A scanner for a list of `len` bytes.
-    pub const fn new(len: u8) -> Self {
+    #[inline(always)]
+    pub const fn new(len: usize) -> Self {
         Self {
-            options: Options {
-                mss: 0,
-                has_window_scale: false,
-                window_scale: 0,
-                sack_permitted: false,
-                has_timestamps: false,
-                ts_val: 0,
-                ts_ecr: 0,
-            },
             value: 0,
-            remaining: len,
+            mss: 0,
+            window_scale: 0,
+            sack_permitted: 0,
+            has_timestamps: 0,
+            timestamps: 0,
+            remaining: len as u64,
             state: AT_KIND,
             kind: 0,
             length: 0,
             left: 0,
         }
+    }
+
+    /// What was found.
+    #[inline(always)]
+    pub fn options(&self) -> Options {
+        let mut options = Options {
+            mss: self.mss as u16,
+            sack_permitted: self.sack_permitted != 0,
+            ..Options::default()
+        };
+        if self.window_scale != 0 {
+            options.set_window_scale((self.window_scale - 1) as u8);
+        }
+        if self.has_timestamps != 0 {
+            options.set_timestamps((self.timestamps >> 32) as u32, self.timestamps as u32);
+        }
+        options
     }
 
     /// Takes the next byte; false once there is nothing more to learn.
@@ -173,11 +230,12 @@ impl Scanner {
             return false;
         }
         self.remaining -= 1;
+        let byte = byte as u64;
         if self.state == AT_KIND {
-            if byte == EOL {
+            if byte == EOL as u64 {
                 return false;
             }
-            if byte != NOP {
+            if byte != NOP as u64 {
                 self.kind = byte;
                 self.state = AT_LENGTH;
             }
@@ -193,7 +251,7 @@ impl Scanner {
             self.value = 0;
             self.state = AT_BODY;
         } else {
-            self.value = (self.value << 8) | byte as u64;
+            self.value = (self.value << 8) | byte;
             self.left = self.left.wrapping_sub(1);
         }
         if self.left == 0 {
@@ -205,19 +263,17 @@ impl Scanner {
 
     #[inline(always)]
     fn complete(&mut self) {
-        let value = self.value;
-        if self.kind == MSS && self.length == 4 {
-            if value as u16 != 0 {
-                self.options.mss = value as u16;
+        if self.kind == MSS as u64 && self.length == 4 {
+            if self.value != 0 {
+                self.mss = self.value;
             }
-        } else if self.kind == WINDOW_SCALE && self.length == 3 {
-            self.options.set_window_scale(value as u8);
-        } else if self.kind == SACK_PERMITTED && self.length == 2 {
-            self.options.sack_permitted = true;
-        } else if self.kind == TIMESTAMPS && self.length == 10 {
-            self.options.has_timestamps = true;
-            self.options.ts_val = (value >> 32) as u32;
-            self.options.ts_ecr = value as u32;
+        } else if self.kind == WINDOW_SCALE as u64 && self.length == 3 {
+            self.window_scale = self.value + 1;
+        } else if self.kind == SACK_PERMITTED as u64 && self.length == 2 {
+            self.sack_permitted = 1;
+        } else if self.kind == TIMESTAMPS as u64 && self.length == 10 {
+            self.has_timestamps = 1;
+            self.timestamps = self.value;
         }
     }
 }
@@ -232,7 +288,7 @@ mod tests {
     use super::*;
 
     fn both(bytes: &[u8]) -> Options {
-        let slow = slow(bytes, 0, bytes.len());
+        let slow = bytes.scan(0, bytes.len());
         if let Some(fast) = fast(bytes, 0, bytes.len()) {
             assert_eq!(fast, slow, "{bytes:02x?}");
         }
@@ -245,7 +301,9 @@ mod tests {
         let windows = [2, 4, 5, 0xb4, 1, 3, 3, 8, 1, 1, 4, 2];
         let apple = [2, 4, 5, 0xb4, 1, 3, 3, 6, 1, 1, 8, 10, 0, 0, 0, 9, 0, 0, 0, 0, 4, 2, 0, 0];
         let freebsd = [2, 4, 5, 0xb4, 1, 3, 3, 6, 4, 2, 8, 10, 0, 0, 0, 9, 0, 0, 0, 0];
-        for bytes in [&linux[..], &windows, &apple, &freebsd, &[2, 4, 5, 0xb4], &[]] {
+        let later = [1, 1, 8, 10, 0, 0, 0, 9, 0, 0, 0, 4];
+        assert_eq!(both(&later).ts_ecr, 4);
+        for bytes in [&linux[..], &later, &windows, &apple, &freebsd, &[2, 4, 5, 0xb4], &[]] {
             assert!(fast(bytes, 0, bytes.len()).is_some(), "{bytes:02x?}");
             both(bytes);
         }

@@ -4,6 +4,8 @@
 //! One bounds check gives a [`View`] of a fixed number of bytes, whose accessors then cannot fail:
 //! the shape the verifier understands. All accessors take and return host order.
 
+use crate::options::{Options, Scanner};
+
 /// Bytes of a packet that were checked to be there.
 ///
 /// Accessors must be called with `at + width` within the length the view was made with; callers
@@ -39,9 +41,9 @@ pub trait Packet {
     /// The `len` bytes from `at`, or `None` where the frame ends before.
     fn view(&self, at: usize, len: usize) -> Option<Self::View<'_>>;
 
-    /// Feeds up to 40 bytes of TCP options from `at` to `scanner`, until it has enough. The slow
-    /// path of [`crate::options`]: a loop, which each side bounds in its own way.
-    fn scan(&self, at: usize, len: usize, scanner: &mut crate::options::Scanner);
+    /// Runs a [`Scanner`] over the `len` bytes (at most 40) of TCP options at `at`. The slow path
+    /// of [`crate::options`]: a loop, which each side bounds in its own way.
+    fn scan(&self, at: usize, len: usize) -> Options;
 }
 
 /// A frame that can be rewritten in place.
@@ -130,13 +132,15 @@ impl Packet for [u8] {
         self.get(at..at.checked_add(len)?)
     }
 
-    fn scan(&self, at: usize, len: usize, scanner: &mut crate::options::Scanner) {
+    fn scan(&self, at: usize, len: usize) -> Options {
+        let mut scanner = Scanner::new(len);
         let end = self.len().min(at + len);
         for &byte in self.get(at..end).unwrap_or_default() {
             if !scanner.step(byte) {
                 break;
             }
         }
+        scanner.options()
     }
 }
 
@@ -147,8 +151,8 @@ impl Packet for Frame {
         self.bytes().view(at, len)
     }
 
-    fn scan(&self, at: usize, len: usize, scanner: &mut crate::options::Scanner) {
-        self.bytes().scan(at, len, scanner);
+    fn scan(&self, at: usize, len: usize) -> Options {
+        self.bytes().scan(at, len)
     }
 }
 

@@ -1,14 +1,88 @@
+//! The programs of synguard: entry points only. What they decide is in `synguard-common`.
 #![no_std]
 #![no_main]
-//! placeholder
-use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+// Both only exist on nightly, or where RUSTC_BOOTSTRAP says so, as `ebpf-build` does: `asm!` for
+// the eBPF target hides values from LLVM and calls kernel functions that have no helper number,
+// and the atomics of `core` lack fetch-and-add there.
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch, core_intrinsics))]
+#![cfg_attr(target_arch = "bpf", expect(internal_features, reason = "see above"))]
 
-/// Passes everything.
+mod atomic;
+mod count;
+mod cursor;
+mod kernel;
+mod kfunc;
+mod maps;
+mod mark;
+
+use aya_ebpf::{
+    bindings::{TC_ACT_OK, TC_ACT_SHOT, xdp_action},
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
+use synguard_common::{
+    admit::admit,
+    egress::egress,
+    ingress::ingress,
+    verdict::{Action, Reason},
+};
+
+use crate::{cursor::Cursor, kernel::Kernel};
+
+/// The outside interface's first look at a packet.
 #[xdp]
-pub fn lab_pass(_ctx: XdpContext) -> u32 {
-    xdp_action::XDP_PASS
+pub fn synguard_in(ctx: XdpContext) -> u32 {
+    let mut packet = Cursor::of_xdp(ctx.ctx);
+    let verdict = ingress(&mut packet, &Kernel::of_xdp(ctx.ctx));
+    count::count(&verdict);
+    if verdict.observe {
+        return xdp_action::XDP_PASS;
+    }
+    if verdict.reason as u32 == Reason::CookieValid as u32 {
+        mark::put(ctx.ctx);
+    }
+    match verdict.reason.action() {
+        Action::Pass => xdp_action::XDP_PASS,
+        Action::Answer => xdp_action::XDP_TX,
+        Action::Drop => xdp_action::XDP_DROP,
+    }
 }
 
+/// Makes connections of what `synguard_in` marked.
+#[classifier]
+pub fn synguard_admit(ctx: TcContext) -> i32 {
+    let skb = ctx.skb.skb;
+    if !mark::is_there(skb) && !mark::is_impossible() {
+        return TC_ACT_OK;
+    }
+    let Some(mut packet) = Cursor::of_skb(skb) else {
+        return TC_ACT_OK;
+    };
+    match admit(&mut packet, &Kernel::of_skb(skb)) {
+        None => TC_ACT_OK,
+        Some(verdict) => {
+            count::count(&verdict);
+            match verdict.reason.action() {
+                Action::Drop => TC_ACT_SHOT,
+                Action::Pass | Action::Answer => TC_ACT_OK,
+            }
+        }
+    }
+}
+
+/// Learns from what leaves by the interface.
+#[classifier]
+pub fn synguard_out(ctx: TcContext) -> i32 {
+    let skb = ctx.skb.skb;
+    if let Some(packet) = Cursor::of_skb(skb)
+        && let Some(verdict) = egress(&packet, &Kernel::of_skb(skb))
+    {
+        count::count(&verdict);
+    }
+    TC_ACT_OK
+}
+
+/// A panic that can be reached is an endless loop, which the verifier rejects.
 #[cfg(not(test))]
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {

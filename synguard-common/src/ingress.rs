@@ -1,0 +1,494 @@
+//! The decision on every packet that arrives: what the XDP program `synguard_in` does.
+//!
+//! From the outside in: link, network, address, port, service; then, by the service's state,
+//! [`calm`] or [`guarded`]. What no service covers leaves as soon as that is known. Whatever the
+//! kernel would deliver to a guarded service is understood here, or dropped with a reason.
+
+use crate::{
+    abi::{
+        ADMISSION_NONE, AddressEntry, HalfOpen, MODE_ADAPTIVE, MODE_ALWAYS, MODE_OBSERVE, PortKey,
+        SERVICE_NONE, STATE_GUARDED, ServiceConfig,
+    },
+    cookie::{self, Payload, Timestamp},
+    flow::{Flow, Net, V4, V6},
+    halfopen, options,
+    packet::{Packet, PacketMut, View},
+    recent, synack,
+    tables::{Inserted, Socket, State, Tables, Verdict, key},
+    verdict::Reason,
+    wire::{ethernet, ipv4, ipv6, tcp},
+};
+
+/// Decides on a frame, and rewrites it where the verdict is to answer.
+#[inline(always)]
+pub fn ingress<P: PacketMut, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
+    locate(packet, tables, Judge)
+}
+
+struct Judge;
+
+impl<P: PacketMut, T: Tables> Visitor<P, T> for Judge {
+    type Output = Verdict;
+
+    #[inline(always)]
+    fn segment<N: Net>(self, packet: &mut P, tables: &T, segment: &Segment<N>) -> Verdict {
+        judge(packet, tables, segment)
+    }
+
+    #[inline(always)]
+    fn other(self, verdict: Verdict) -> Verdict {
+        verdict
+    }
+}
+
+/// A TCP segment for a service.
+#[derive(Clone, Copy, Debug)]
+pub struct Segment<N> {
+    /// Addresses and ports.
+    pub flow: Flow<N>,
+    /// Its TCP header.
+    pub tcp: tcp::Header,
+    /// Where the IP header starts in the frame.
+    pub ip_at: usize,
+    /// Where the TCP header starts.
+    pub tcp_at: usize,
+    /// Where the packet ends, by the length its IP header gives.
+    pub end: usize,
+    /// MTU of the device that has the address.
+    pub mtu: u16,
+    /// The service, never [`SERVICE_NONE`].
+    pub service: u16,
+}
+
+/// What to do with a packet once its service is known.
+///
+/// A visitor, not an enum of both families: LLVM merges the variants of a large enum into shared
+/// registers, some of them never written, and the verifier answers "R2 !read_ok".
+pub trait Visitor<P, T> {
+    /// What it comes to.
+    type Output;
+    /// A TCP segment for a service.
+    fn segment<N: Net>(self, packet: &mut P, tables: &T, segment: &Segment<N>) -> Self::Output;
+    /// Anything else, with the verdict on it.
+    fn other(self, verdict: Verdict) -> Self::Output;
+}
+
+/// Finds the service of a frame and its TCP header, or the verdict where there is none to find.
+#[inline(always)]
+pub fn locate<P: Packet, T: Tables, V: Visitor<P, T>>(
+    packet: &mut P,
+    tables: &T,
+    visitor: V,
+) -> V::Output {
+    let Some((ethertype, at)) = ethernet::payload(packet) else {
+        return visitor.other(Verdict::none(Reason::NotTcp));
+    };
+    if ethertype == ethernet::IPV4 {
+        match locate_v4(packet, tables, at) {
+            Ok(segment) => visitor.segment(packet, tables, &segment),
+            Err(verdict) => visitor.other(verdict),
+        }
+    } else if ethertype == ethernet::IPV6 {
+        match locate_v6(packet, tables, at) {
+            Ok(segment) => visitor.segment(packet, tables, &segment),
+            Err(verdict) => visitor.other(verdict),
+        }
+    } else {
+        visitor.other(Verdict::none(Reason::NotTcp))
+    }
+}
+
+#[inline(always)]
+fn locate_v4<P: Packet + ?Sized, T: Tables>(
+    packet: &P,
+    tables: &T,
+    at: usize,
+) -> Result<Segment<V4>, Verdict> {
+    let Some(view) = packet.view(at, ipv4::HEADER) else {
+        return Err(Verdict::none(Reason::NotTcp));
+    };
+    let ip = ipv4::Header::read(view);
+    if ip.protocol != ipv4::TCP {
+        return Err(Verdict::none(Reason::NotTcp));
+    }
+    let net = V4 { client: ip.source, server: ip.destination };
+    let Some(entry) = tables.address(&net.server()) else {
+        return Err(Verdict::none(Reason::Unprotected));
+    };
+    let header_len = ip.header_len as usize;
+    let total_len = ip.total_len as usize;
+    if ip.version != 4 || header_len < ipv4::HEADER || total_len < header_len {
+        return Err(hidden(tables, &entry, Reason::BadIp));
+    }
+    if ip.fragment & ipv4::OFFSET_MASK != 0 {
+        return Err(Verdict::none(Reason::Incomplete));
+    }
+    let tcp_at = at + header_len;
+    let fragment = ip.fragment & ipv4::MORE_FRAGMENTS != 0;
+    segment(packet, tables, &entry, net, at, tcp_at, at + total_len, fragment)
+}
+
+#[inline(always)]
+fn locate_v6<P: Packet + ?Sized, T: Tables>(
+    packet: &P,
+    tables: &T,
+    at: usize,
+) -> Result<Segment<V6>, Verdict> {
+    let Some(view) = packet.view(at, ipv6::HEADER) else {
+        return Err(Verdict::none(Reason::NotTcp));
+    };
+    let ip = ipv6::Header::read(view);
+    if ip.next_header != ipv6::TCP && !ipv6::is_extension(ip.next_header) {
+        return Err(Verdict::none(Reason::NotTcp));
+    }
+    let net = V6 { client: ip.source, server: ip.destination };
+    let Some(entry) = tables.address(&net.server()) else {
+        return Err(Verdict::none(Reason::Unprotected));
+    };
+    if ip.version_class_flow >> 28 != 6 {
+        return Err(hidden(tables, &entry, Reason::BadIp));
+    }
+    let payload_at = at + ipv6::HEADER;
+    let end = payload_at + ip.payload_len as usize;
+    if ip.next_header == ipv6::TCP {
+        return segment(packet, tables, &entry, net, at, payload_at, end, false);
+    }
+    match ipv6::upper(packet, payload_at, ip.next_header) {
+        ipv6::Upper::Tcp { at: tcp_at, fragment } => {
+            segment(packet, tables, &entry, net, at, tcp_at, end, fragment)
+        }
+        ipv6::Upper::Other => Err(Verdict::none(Reason::NotTcp)),
+        ipv6::Upper::LaterFragment => Err(Verdict::none(Reason::Incomplete)),
+        ipv6::Upper::Hidden => Err(hidden(tables, &entry, Reason::BadExtension)),
+    }
+}
+
+/// The verdict on a packet for a protected address whose port cannot be read.
+#[inline(always)]
+fn hidden<T: Tables>(tables: &T, entry: &AddressEntry, reason: Reason) -> Verdict {
+    by_state(tables, entry.hidden, reason)
+}
+
+/// `reason` where the service is guarded, else its packet passes as the kernel's business.
+#[inline(always)]
+fn by_state<T: Tables>(tables: &T, service: u16, reason: Reason) -> Verdict {
+    let (Some(config), Some(state)) = (tables.service(service), tables.state(service)) else {
+        return Verdict::none(Reason::Unprotected);
+    };
+    let reason = if is_guarded(config, state) { reason } else { Reason::Calm };
+    Verdict { service, reason, observe: config.mode == MODE_OBSERVE, syn: false }
+}
+
+#[inline(always)]
+fn service_of<T: Tables>(tables: &T, entry: &AddressEntry, port: u16) -> u16 {
+    if entry.ports_id == 0 {
+        return entry.service;
+    }
+    let key = PortKey { ports_id: entry.ports_id, port, pad: 0 };
+    match tables.port(&key) {
+        Some(service) => service,
+        None => entry.service,
+    }
+}
+
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "one call per family; a struct would only rename them")]
+fn segment<N: Net, P: Packet + ?Sized, T: Tables>(
+    packet: &P,
+    tables: &T,
+    entry: &AddressEntry,
+    net: N,
+    ip_at: usize,
+    tcp_at: usize,
+    end: usize,
+    fragment: bool,
+) -> Result<Segment<N>, Verdict> {
+    if fragment {
+        // The ports are in the first eight bytes, and a fragment with fewer is never reassembled
+        // (`ip_frag_queue` rounds its length down to nothing, `ip6_frag_queue` refuses it).
+        let Some(view) = packet.view(tcp_at, 4) else {
+            return Err(Verdict::none(Reason::Incomplete));
+        };
+        let service = service_of(tables, entry, view.u16(tcp::field::DESTINATION));
+        return Err(if service == SERVICE_NONE {
+            Verdict::none(Reason::Unprotected)
+        } else {
+            by_state(tables, service, Reason::Fragment)
+        });
+    }
+    let Some(view) = packet.view(tcp_at, tcp::HEADER) else {
+        return Err(Verdict::none(Reason::Incomplete));
+    };
+    let tcp = tcp::Header::read(view);
+    let service = service_of(tables, entry, tcp.destination);
+    if service == SERVICE_NONE {
+        return Err(Verdict::none(Reason::Unprotected));
+    }
+    Ok(Segment {
+        flow: Flow { net, client_port: tcp.source, server_port: tcp.destination },
+        tcp,
+        ip_at,
+        tcp_at,
+        end,
+        mtu: entry.mtu,
+        service,
+    })
+}
+
+/// Whether SYNs of the service are answered with cookies now (or would be, in mode observe).
+#[inline(always)]
+pub fn is_guarded(config: &ServiceConfig, state: impl State) -> bool {
+    if config.admission == ADMISSION_NONE {
+        return false;
+    }
+    config.mode == MODE_ALWAYS || state.state() == STATE_GUARDED
+}
+
+#[inline(always)]
+fn judge<N: Net, P: PacketMut, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    segment: &Segment<N>,
+) -> Verdict {
+    let service = segment.service;
+    let (Some(config), Some(state)) = (tables.service(service), tables.state(service)) else {
+        return Verdict::none(Reason::Unprotected);
+    };
+    let reason = if is_guarded(config, state) {
+        guarded(packet, tables, segment, config, state)
+    } else {
+        calm(tables, segment, config, state)
+    };
+    let syn = segment.tcp.flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
+    Verdict { service, reason, observe: config.mode == MODE_OBSERVE, syn }
+}
+
+// ---- calm -------------------------------------------------------------------------------------
+
+/// A calm service's segment always passes; what matters is what it does to the half-open count.
+#[inline(always)]
+fn calm<N: Net, T: Tables>(
+    tables: &T,
+    segment: &Segment<N>,
+    config: &ServiceConfig,
+    state: T::State<'_>,
+) -> Reason {
+    const CONTROL: u16 = tcp::SYN | tcp::ACK | tcp::RST | tcp::FIN;
+    if segment.tcp.flags & CONTROL == tcp::SYN {
+        return calm_syn(tables, segment, config, state);
+    }
+    if state.half_open() != 0
+        && let Some(reason) = half_open_step(tables, segment, state)
+    {
+        return reason;
+    }
+    let grace_until = state.grace_until();
+    if grace_until != 0
+        && config.admission != ADMISSION_NONE
+        && config.mode == MODE_ADAPTIVE
+        && segment.tcp.flags & CONTROL & !tcp::FIN == tcp::ACK
+        && tables.now().monotonic < grace_until
+        && tables.socket(segment.flow) == Socket::Listener
+    {
+        let reason = check_cookie(tables, segment);
+        if reason as u32 != Reason::AckInvalid as u32 {
+            return reason;
+        }
+    }
+    Reason::Calm
+}
+
+#[inline(always)]
+fn calm_syn<N: Net, T: Tables>(
+    tables: &T,
+    segment: &Segment<N>,
+    config: &ServiceConfig,
+    state: T::State<'_>,
+) -> Reason {
+    // What is not admitted locally may be forwarded: this box's socket table says nothing of it.
+    if config.admission != ADMISSION_NONE {
+        match tables.socket(segment.flow) {
+            Socket::Listener | Socket::TimeWait => {}
+            Socket::None => return Reason::NoListener,
+            Socket::Request => return Reason::SynRetransmitted,
+            Socket::Connection => return Reason::SynKnown,
+        }
+    }
+    let now = tables.now().monotonic;
+    let entry = HalfOpen {
+        since: now,
+        client_isn: segment.tcp.sequence,
+        server_isn: 0,
+        service: segment.service as u32,
+        confirmed: 0,
+    };
+    match tables.half_open_insert(&segment.flow.tuple(), &entry) {
+        Inserted::Exists => Reason::SynRetransmitted,
+        Inserted::New => {
+            let count = state.half_open_add();
+            if config.admission != ADMISSION_NONE && count >= config.high as u64 {
+                state.turn_guarded(now);
+                Reason::SynCrossed
+            } else {
+                Reason::SynTracked
+            }
+        }
+        Inserted::Full => {
+            if config.admission != ADMISSION_NONE {
+                state.turn_guarded(now);
+            }
+            Reason::SynTableFull
+        }
+    }
+}
+
+/// Takes a half-open connection out of the count if this segment ends it.
+#[inline(always)]
+fn half_open_step<N: Net, T: Tables>(
+    tables: &T,
+    segment: &Segment<N>,
+    state: T::State<'_>,
+) -> Option<Reason> {
+    let tuple = segment.flow.tuple();
+    let entry = tables.half_open(&tuple)?;
+    let tcp = &segment.tcp;
+    let reason = match halfopen::step(&entry, tcp.flags, tcp.sequence, tcp.acknowledgment) {
+        halfopen::Step::Stays => return None,
+        halfopen::Step::Reset => Reason::HalfOpenReset,
+        halfopen::Step::Done => Reason::HandshakeDone,
+        halfopen::Step::AskSocket => match tables.socket(segment.flow) {
+            Socket::Connection | Socket::TimeWait => Reason::HandshakeDone,
+            _ => return None,
+        },
+    };
+    if !tables.half_open_remove(&tuple) {
+        return None;
+    }
+    state.half_open_sub();
+    Some(reason)
+}
+
+// ---- guarded ----------------------------------------------------------------------------------
+
+#[inline(always)]
+fn guarded<N: Net, P: PacketMut, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    segment: &Segment<N>,
+    config: &ServiceConfig,
+    state: T::State<'_>,
+) -> Reason {
+    let flags = segment.tcp.flags;
+    let header_len = segment.tcp.header_len as usize;
+    if header_len < tcp::HEADER || segment.tcp_at + header_len > segment.end {
+        return Reason::BadTcp;
+    }
+    if flags & tcp::SYN != 0 {
+        if flags & tcp::RST != 0 {
+            return Reason::SynRst;
+        }
+        if flags & tcp::FIN != 0 {
+            return Reason::SynFin;
+        }
+        if flags & tcp::ACK == 0 {
+            return guarded_syn(packet, tables, segment, config);
+        }
+    } else if flags & (tcp::ACK | tcp::RST) == 0 {
+        return Reason::NoAck;
+    }
+    match tables.socket(segment.flow) {
+        Socket::Request if flags & tcp::SYN == 0 => match half_open_step(tables, segment, state) {
+            Some(reason) => reason,
+            None => Reason::Established,
+        },
+        Socket::Request | Socket::TimeWait | Socket::Connection => Reason::Established,
+        Socket::None | Socket::Listener if flags & tcp::SYN != 0 => Reason::SynAckUnknown,
+        Socket::None | Socket::Listener if flags & tcp::RST != 0 => Reason::RstUnknown,
+        Socket::None => Reason::NoListener,
+        Socket::Listener => check_cookie(tables, segment),
+    }
+}
+
+#[inline(always)]
+fn guarded_syn<N: Net, P: PacketMut, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    segment: &Segment<N>,
+    config: &ServiceConfig,
+) -> Reason {
+    let flow = segment.flow;
+    if flow.net.bad_source() {
+        return Reason::BadSource;
+    }
+    let Some(link) = packet.view(0, 1) else {
+        return Reason::NotForHost;
+    };
+    if link.u8(0) & 1 != 0 {
+        return Reason::NotForHost;
+    }
+    match tables.socket(flow) {
+        Socket::Listener => {}
+        Socket::None => return Reason::NoListener,
+        Socket::TimeWait => return Reason::SynTimeWait,
+        Socket::Request | Socket::Connection => return Reason::SynKnown,
+    }
+    let now = tables.now();
+    let Some(key) = key(tables, now.epoch()) else {
+        return Reason::NoKey;
+    };
+    if config.mode == MODE_OBSERVE {
+        return Reason::Challenged;
+    }
+
+    let options_at = segment.tcp_at + tcp::HEADER;
+    let options_len = segment.tcp.header_len as usize - tcp::HEADER;
+    let offered = options::read(packet, options_at, options_len);
+    let options = synack::agree(offered, config.offers);
+    let ecn = synack::wants_ecn(segment.tcp.flags, &options, config.offers);
+    let payload = Payload::new::<N>(&options, key.epoch);
+    let isn = segment.tcp.sequence;
+    let answer = synack::Answer {
+        isn,
+        cookie: cookie::generate(flow, isn, payload, key),
+        mss: segment.mtu.saturating_sub(N::OVERHEAD),
+        options,
+        timestamp: Timestamp::new(now.monotonic, &options, ecn),
+        ecn,
+    };
+    if synack::write(packet, segment.ip_at, flow, config, &answer) {
+        Reason::Challenged
+    } else {
+        Reason::NoRoom
+    }
+}
+
+/// Checks an ACK for which there is a listener but no connection.
+#[inline(always)]
+fn check_cookie<N: Net, T: Tables>(tables: &T, segment: &Segment<N>) -> Reason {
+    let now = tables.now();
+    let place = recent::Place::of(segment.flow, tables.seed());
+    let Some(bucket) = tables.bucket(place.bucket) else {
+        return Reason::AckInvalid;
+    };
+    if validate(tables, segment, now).is_some() {
+        recent::record(bucket, place, now.monotonic);
+        Reason::CookieValid
+    } else if recent::seen(bucket, place, now.monotonic) {
+        Reason::JustAdmitted
+    } else {
+        Reason::AckInvalid
+    }
+}
+
+/// What the cookie that a segment acknowledges says, if it is one of ours.
+#[inline(always)]
+pub fn validate<N: Net, T: Tables>(
+    tables: &T,
+    segment: &Segment<N>,
+    now: crate::clock::Now,
+) -> Option<Payload> {
+    let isn = segment.tcp.sequence.wrapping_sub(1);
+    let cookie = segment.tcp.acknowledgment.wrapping_sub(1);
+    let epoch = now.epoch_of(Payload::claimed(cookie).parity());
+    cookie::validate(segment.flow, isn, cookie, key(tables, epoch)?)
+}

@@ -1,0 +1,282 @@
+//! The kernel's packet cursor: the only place that dereferences packet pointers.
+
+use aya_ebpf::{
+    bindings::{__sk_buff, xdp_md},
+    helpers::{bpf_loop, bpf_skb_pull_data, bpf_xdp_adjust_tail},
+};
+use synguard_common::{
+    options::{Options, Scanner},
+    packet::{Packet, PacketMut, View, ViewMut},
+    wire::tcp::MAX_OPTIONS,
+};
+
+use crate::maps::SCANNER;
+
+/// A program context that knows where its packet lies.
+pub trait Context {
+    /// First byte of the packet.
+    ///
+    /// # Safety
+    /// `ctx` is the program's context.
+    unsafe fn data(ctx: *mut Self) -> *mut u8;
+    /// One past the last byte that can be accessed directly.
+    ///
+    /// # Safety
+    /// `ctx` is the program's context.
+    unsafe fn data_end(ctx: *mut Self) -> *mut u8;
+}
+
+impl Context for xdp_md {
+    #[inline(always)]
+    unsafe fn data(ctx: *mut Self) -> *mut u8 {
+        // Volatile: `adjust_tail` moves it behind LLVM's back.
+        // SAFETY: the caller's promise.
+        unsafe { core::ptr::read_volatile(&raw const (*ctx).data) as usize as *mut u8 }
+    }
+
+    #[inline(always)]
+    unsafe fn data_end(ctx: *mut Self) -> *mut u8 {
+        // SAFETY: the caller's promise.
+        unsafe { core::ptr::read_volatile(&raw const (*ctx).data_end) as usize as *mut u8 }
+    }
+}
+
+impl Context for __sk_buff {
+    #[inline(always)]
+    unsafe fn data(ctx: *mut Self) -> *mut u8 {
+        // SAFETY: the caller's promise.
+        unsafe { core::ptr::read_volatile(&raw const (*ctx).data) as usize as *mut u8 }
+    }
+
+    #[inline(always)]
+    unsafe fn data_end(ctx: *mut Self) -> *mut u8 {
+        // SAFETY: the caller's promise.
+        unsafe { core::ptr::read_volatile(&raw const (*ctx).data_end) as usize as *mut u8 }
+    }
+}
+
+/// A packet between `data` and `data_end`.
+pub struct Cursor<C> {
+    ctx: *mut C,
+    data: *mut u8,
+    end: *mut u8,
+}
+
+/// Headers that are read directly: Ethernet with two tags, IPv6 with room for extension headers,
+/// TCP with options. What an skb does not have in its linear part is pulled there.
+const LINEAR: u32 = 256;
+
+impl Cursor<xdp_md> {
+    /// The packet of an XDP program.
+    #[inline(always)]
+    pub fn of_xdp(ctx: *mut xdp_md) -> Self {
+        // SAFETY: `ctx` is the program's context.
+        unsafe { Self { ctx, data: Context::data(ctx), end: Context::data_end(ctx) } }
+    }
+}
+
+impl Cursor<__sk_buff> {
+    /// The packet of a TC program, with its headers in the linear part.
+    #[inline(always)]
+    pub fn of_skb(ctx: *mut __sk_buff) -> Option<Self> {
+        // SAFETY: `ctx` is the program's context.
+        unsafe {
+            let mut cursor = Self { ctx, data: Context::data(ctx), end: Context::data_end(ctx) };
+            let len = (*ctx).len;
+            let wanted = if len < LINEAR { len } else { LINEAR };
+            if cursor.data.wrapping_add(MIN_LINEAR) > cursor.end {
+                if bpf_skb_pull_data(ctx, wanted) != 0 {
+                    return None;
+                }
+                cursor.data = Context::data(ctx);
+                cursor.end = Context::data_end(ctx);
+            }
+            Some(cursor)
+        }
+    }
+}
+
+/// With at least this much in the linear part nothing is pulled: Ethernet with two tags, IPv6 and
+/// TCP with all options.
+const MIN_LINEAR: usize = 22 + 40 + 60;
+
+/// A pointer to bytes that were checked.
+#[derive(Clone, Copy)]
+pub struct Checked(*mut u8);
+
+impl View for Checked {
+    #[inline(always)]
+    fn u8(self, at: usize) -> u8 {
+        // SAFETY: within the view, which was checked against `data_end`.
+        unsafe { self.0.add(at).read() }
+    }
+
+    #[inline(always)]
+    fn u16(self, at: usize) -> u16 {
+        // SAFETY: as above.
+        u16::from_be(unsafe { self.0.add(at).cast::<u16>().read_unaligned() })
+    }
+
+    #[inline(always)]
+    fn u32(self, at: usize) -> u32 {
+        // SAFETY: as above.
+        u32::from_be(unsafe { self.0.add(at).cast::<u32>().read_unaligned() })
+    }
+
+    #[inline(always)]
+    fn bytes16(self, at: usize) -> [u8; 16] {
+        // SAFETY: as above.
+        unsafe { self.0.add(at).cast::<[u8; 16]>().read() }
+    }
+}
+
+impl ViewMut for Checked {
+    #[inline(always)]
+    fn set_u8(&mut self, at: usize, value: u8) {
+        // SAFETY: within the view, which was checked against `data_end`.
+        unsafe { self.0.add(at).write(value) }
+    }
+
+    #[inline(always)]
+    fn set_u16(&mut self, at: usize, value: u16) {
+        // SAFETY: as above.
+        unsafe { self.0.add(at).cast::<u16>().write_unaligned(value.to_be()) }
+    }
+
+    #[inline(always)]
+    fn set_u32(&mut self, at: usize, value: u32) {
+        // SAFETY: as above.
+        unsafe { self.0.add(at).cast::<u32>().write_unaligned(value.to_be()) }
+    }
+}
+
+/// Hides a pointer's origin from LLVM. It would otherwise turn `data + at + len > end` into a
+/// comparison with another sum of the same parts, and the verifier, which follows the checked
+/// register only, answers "invalid access to packet, off=… size=…, R…(id=…,off=…,r=0)".
+#[inline(always)]
+fn opaque(pointer: *mut u8) -> *mut u8 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut pointer = pointer;
+        // A real instruction: after one of no length, the kernel refuses the line information,
+        // "Invalid line_info[17].insn_off:34 (prev_offset:34 …)".
+        // SAFETY: moves a register to itself.
+        unsafe {
+            core::arch::asm!("{0} = {0}", inlateout(reg) pointer, options(pure, nomem, nostack))
+        };
+        pointer
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    pointer
+}
+
+impl<C: Context> Cursor<C> {
+    #[inline(always)]
+    fn checked(&self, at: usize, len: usize) -> Option<Checked> {
+        let start = opaque(self.data.wrapping_add(at));
+        if start.wrapping_add(len) > self.end { None } else { Some(Checked(start)) }
+    }
+}
+
+impl<C: Context> Packet for Cursor<C> {
+    type View<'a>
+        = Checked
+    where
+        C: 'a;
+
+    #[inline(always)]
+    fn view(&self, at: usize, len: usize) -> Option<Checked> {
+        self.checked(at, len)
+    }
+
+    #[inline(always)]
+    fn scan(&self, at: usize, len: usize) -> Options {
+        let Some(scanner) = SCANNER.get_ptr_mut(0) else {
+            return Options::default();
+        };
+        // SAFETY: a per-CPU map value; nothing else uses it on this CPU meanwhile.
+        unsafe { *scanner = Scanner::new(len) };
+        scan_bytes(self.ctx, at);
+        // SAFETY: as above.
+        unsafe { (*scanner).options() }
+    }
+}
+
+impl PacketMut for Cursor<xdp_md> {
+    type ViewMut<'a>
+        = Checked
+    where
+        Self: 'a;
+
+    #[inline(always)]
+    fn view_mut(&mut self, at: usize, len: usize) -> Option<Checked> {
+        self.checked(at, len)
+    }
+
+    #[inline(always)]
+    fn frame_len(&self) -> usize {
+        self.end as usize - self.data as usize
+    }
+
+    #[inline(always)]
+    fn resize(&mut self, len: usize) -> bool {
+        let delta = len as i64 - self.frame_len() as i64;
+        // SAFETY: `ctx` is the program's context; pointers are re-read below, as they are stale
+        // after the helper.
+        unsafe {
+            let done = bpf_xdp_adjust_tail(self.ctx, delta as i32) == 0;
+            self.data = Context::data(self.ctx);
+            self.end = Context::data_end(self.ctx);
+            done
+        }
+    }
+}
+
+/// What the callback of `bpf_loop` works on, beside [`SCANNER`].
+struct Scan<C> {
+    ctx: *mut C,
+    at: usize,
+}
+
+/// Feeds the options at `at` to [`SCANNER`].
+///
+/// A loop over bytes at a variable offset makes the verifier walk every way through every byte,
+/// "BPF program is too large. Processed 1000001 insn". So it is a callback, which is walked until
+/// what it knows no longer changes; and the scanner is in a map, of whose contents the verifier
+/// knows nothing to begin with.
+#[inline(never)]
+fn scan_bytes<C: Context>(ctx: *mut C, at: usize) {
+    let mut scan = Scan { ctx, at };
+    // SAFETY: the callback has the signature that bpf_loop wants, and `scan` outlives the call.
+    unsafe {
+        bpf_loop(
+            MAX_OPTIONS as u32,
+            scan_byte::<C> as *mut core::ffi::c_void,
+            (&raw mut scan).cast(),
+            0,
+        );
+    }
+}
+
+/// One byte of TCP options: 0 to go on, 1 to stop.
+extern "C" fn scan_byte<C: Context>(index: u32, scan: *mut Scan<C>) -> i64 {
+    // SAFETY: `scan` is what `scan_bytes` passed to bpf_loop.
+    let scan = unsafe { &*scan };
+    let index = index as usize;
+    // The bounds again, for the verifier, which knows nothing of what is in `scan`.
+    if index >= MAX_OPTIONS || scan.at > 0x3fff {
+        return 1;
+    }
+    // SAFETY: `ctx` is the program's context.
+    let (data, end) = unsafe { (C::data(scan.ctx), C::data_end(scan.ctx)) };
+    let byte = opaque(data.wrapping_add(scan.at).wrapping_add(index));
+    if byte.wrapping_add(1) > end {
+        return 1;
+    }
+    let Some(scanner) = SCANNER.get_ptr_mut(0) else {
+        return 1;
+    };
+    // SAFETY: one byte was just checked; the scanner is this CPU's.
+    let more = unsafe { (*scanner).step(byte.read()) };
+    if more { 0 } else { 1 }
+}

@@ -1,0 +1,320 @@
+//! The kernel's tables for the decisions in `synguard-common`: maps, clocks and the socket lookup.
+
+use aya_ebpf::{
+    bindings::{__sk_buff, bpf_sock, bpf_sock_tuple, xdp_md},
+    helpers::{
+        bpf_ktime_get_coarse_ns, bpf_sk_release, bpf_skc_lookup_tcp, bpf_skc_to_tcp_sock,
+    },
+    maps::lpm_trie::Key,
+};
+use synguard_common::{
+    abi::{
+        Address, AddressEntry, AdmissionBucket, EpochKey, HalfOpen, PortKey, STATE_CALM,
+        STATE_GUARDED, ServiceConfig, ServiceState, Tuple,
+    },
+    admit::{Admission, RequestAttributes},
+    clock::Now,
+    flow::{Flow, Net},
+    ingress::Segment,
+    tables::{Bucket, Inserted, Socket, State, Tables},
+    wire::ipv4,
+};
+
+use crate::{
+    atomic, count, kfunc,
+    maps::{
+        ADDRESSES, ADMISSIONS, CLOCK, HALF_OPEN, KEYS, PORTS, PREFIXES, RUNTIME, SERVICES, STATES,
+    },
+};
+
+/// `BPF_NOEXIST`: insert only what is not there.
+const NOEXIST: u64 = 1;
+/// `EEXIST`, as helpers return it.
+const EEXIST: i32 = -17;
+/// `BPF_F_CURRENT_NETNS`: the network namespace of the device, or of the skb.
+const CURRENT_NETNS: u64 = u64::MAX;
+
+/// TCP states as `struct bpf_sock` names them (`include/net/tcp_states.h`).
+const TCP_TIME_WAIT: u32 = 6;
+const TCP_LISTEN: u32 = 10;
+const TCP_NEW_SYN_RECV: u32 = 12;
+
+/// The kernel, seen from a program with context `C`.
+pub struct Kernel<C> {
+    ctx: *mut C,
+}
+
+impl Kernel<xdp_md> {
+    /// From an XDP program.
+    #[inline(always)]
+    pub fn of_xdp(ctx: *mut xdp_md) -> Self {
+        Self { ctx }
+    }
+}
+
+impl Kernel<__sk_buff> {
+    /// From a TC program.
+    #[inline(always)]
+    pub fn of_skb(ctx: *mut __sk_buff) -> Self {
+        Self { ctx }
+    }
+}
+
+/// A service's state in its map.
+#[derive(Clone, Copy)]
+pub struct StateRef(*mut ServiceState);
+
+impl State for StateRef {
+    #[inline(always)]
+    fn state(self) -> u32 {
+        // SAFETY: a live map value; other CPUs and the daemon write it, hence volatile.
+        unsafe { (&raw const (*self.0).state).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn half_open(self) -> u64 {
+        // SAFETY: as above.
+        unsafe { (&raw const (*self.0).half_open).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn grace_until(self) -> u64 {
+        // SAFETY: as above.
+        unsafe { (&raw const (*self.0).grace_until).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn half_open_add(self) -> u64 {
+        // SAFETY: a live map value, aligned as the map's values are.
+        unsafe { atomic::fetch_add(&raw mut (*self.0).half_open, 1).wrapping_add(1) }
+    }
+
+    #[inline(always)]
+    fn half_open_sub(self) {
+        // SAFETY: as above.
+        unsafe { atomic::fetch_add(&raw mut (*self.0).half_open, u64::MAX) };
+    }
+
+    #[inline(always)]
+    fn turn_guarded(self, now: u64) {
+        // SAFETY: as above. Only the CPU whose exchange succeeds counts.
+        unsafe {
+            if atomic::compare_exchange(&raw mut (*self.0).state, STATE_CALM, STATE_GUARDED) {
+                (&raw mut (*self.0).guarded_at).write_volatile(now);
+                let count = &raw mut (*self.0).guarded_count;
+                count.write_volatile(count.read_volatile().wrapping_add(1));
+            }
+        }
+    }
+}
+
+/// A bucket in its map.
+#[derive(Clone, Copy)]
+pub struct BucketRef(*mut AdmissionBucket);
+
+impl Bucket for BucketRef {
+    #[inline(always)]
+    fn get(self, way: usize) -> u64 {
+        // SAFETY: a live map value; callers stay below ADMISSION_WAYS.
+        unsafe { (&raw const (*self.0).ways).cast::<u64>().add(way).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn set(self, way: usize, value: u64) {
+        // SAFETY: as above.
+        unsafe { (&raw mut (*self.0).ways).cast::<u64>().add(way).write_volatile(value) };
+    }
+}
+
+/// `bpf_skc_lookup_tcp` for a flow.
+#[inline(always)]
+fn lookup<C, N: Net>(ctx: *mut C, flow: Flow<N>) -> *mut bpf_sock {
+    let client = flow.net.client().0;
+    let server = flow.net.server().0;
+    // `struct bpf_sock_tuple`: source address, destination address, source port, destination
+    // port, all in network order.
+    if N::HEADER == ipv4::HEADER {
+        #[repr(C, align(8))]
+        struct Tuple4([u8; 4], [u8; 4], u16, u16);
+        let mut tuple = Tuple4(
+            [client[12], client[13], client[14], client[15]],
+            [server[12], server[13], server[14], server[15]],
+            flow.client_port.to_be(),
+            flow.server_port.to_be(),
+        );
+        // SAFETY: `ctx` is the program's context and `tuple` has the size given.
+        unsafe {
+            bpf_skc_lookup_tcp(
+                ctx.cast(),
+                (&raw mut tuple).cast::<bpf_sock_tuple>(),
+                12,
+                CURRENT_NETNS,
+                0,
+            )
+        }
+    } else {
+        #[repr(C, align(8))]
+        struct Tuple6([u8; 16], [u8; 16], u16, u16);
+        let mut tuple =
+            Tuple6(client, server, flow.client_port.to_be(), flow.server_port.to_be());
+        // SAFETY: as above.
+        unsafe {
+            bpf_skc_lookup_tcp(
+                ctx.cast(),
+                (&raw mut tuple).cast::<bpf_sock_tuple>(),
+                36,
+                CURRENT_NETNS,
+                0,
+            )
+        }
+    }
+}
+
+impl<C> Tables for Kernel<C> {
+    type State<'a>
+        = StateRef
+    where
+        C: 'a;
+    type Bucket<'a>
+        = BucketRef
+    where
+        C: 'a;
+
+    #[inline(always)]
+    fn address(&self, address: &Address) -> Option<AddressEntry> {
+        // SAFETY: the daemon replaces values, it never frees one in use (RCU).
+        if let Some(entry) = unsafe { ADDRESSES.get(address) } {
+            return Some(*entry);
+        }
+        if RUNTIME.get(0)?.has_prefixes == 0 {
+            return None;
+        }
+        // The key proper starts at four bytes, so that the address in it is aligned to eight.
+        #[repr(C, align(8))]
+        struct Aligned(u32, Key<Address>);
+        let key = Aligned(0, Key::new(128, *address));
+        // SAFETY: the field of a packed type that lies where its own alignment wants it.
+        PREFIXES.get(unsafe { &*(&raw const key.1) }).copied()
+    }
+
+    #[inline(always)]
+    fn port(&self, key: &PortKey) -> Option<u16> {
+        // SAFETY: as above.
+        unsafe { PORTS.get(key) }.map(|entry| entry.service)
+    }
+
+    #[inline(always)]
+    fn service(&self, number: u16) -> Option<&ServiceConfig> {
+        SERVICES.get(number as u32)
+    }
+
+    #[inline(always)]
+    fn state(&self, number: u16) -> Option<StateRef> {
+        STATES.get_ptr_mut(number as u32).map(StateRef)
+    }
+
+    #[inline(always)]
+    fn key_slot(&self, slot: u32) -> Option<&EpochKey> {
+        KEYS.get(slot)
+    }
+
+    #[inline(always)]
+    fn now(&self) -> Now {
+        let offset = CLOCK.get(0).map_or(0, |clock| clock.wall_offset);
+        // SAFETY: no arguments, no effects.
+        Now::new(unsafe { bpf_ktime_get_coarse_ns() }, offset)
+    }
+
+    #[inline(always)]
+    fn bucket(&self, index: u32) -> Option<BucketRef> {
+        ADMISSIONS.get_ptr_mut(index).map(BucketRef)
+    }
+
+    #[inline(always)]
+    fn seed(&self) -> u64 {
+        RUNTIME.get(0).map_or(0, |runtime| runtime.seed)
+    }
+
+    #[inline(always)]
+    fn half_open(&self, tuple: &Tuple) -> Option<HalfOpen> {
+        // SAFETY: values are reused by the map while we look; a torn copy at worst fails to match.
+        unsafe { HALF_OPEN.get(tuple) }.copied()
+    }
+
+    #[inline(always)]
+    fn half_open_insert(&self, tuple: &Tuple, entry: &HalfOpen) -> Inserted {
+        match HALF_OPEN.insert(tuple, entry, NOEXIST) {
+            Ok(()) => Inserted::New,
+            Err(EEXIST) => Inserted::Exists,
+            Err(_) => Inserted::Full,
+        }
+    }
+
+    #[inline(always)]
+    fn half_open_remove(&self, tuple: &Tuple) -> bool {
+        HALF_OPEN.remove(tuple).is_ok()
+    }
+
+    #[inline(always)]
+    fn half_open_confirm(&self, tuple: &Tuple, client_isn: u32, server_isn: u32) -> bool {
+        let Some(entry) = HALF_OPEN.get_ptr_mut(tuple) else {
+            return false;
+        };
+        // SAFETY: a live map value. The flag goes last, so that a reader that sees it sees the
+        // numbers too.
+        unsafe {
+            (&raw mut (*entry).client_isn).write_volatile(client_isn);
+            (&raw mut (*entry).server_isn).write_volatile(server_isn);
+            (&raw mut (*entry).confirmed).write_volatile(1);
+        }
+        true
+    }
+
+    #[inline(always)]
+    fn socket<N: Net>(&self, flow: Flow<N>) -> Socket {
+        let sock = lookup(self.ctx, flow);
+        if sock.is_null() {
+            return Socket::None;
+        }
+        // SAFETY: the helper returned a socket and a reference to it, which is given back.
+        let state = unsafe {
+            let state = (&raw const (*sock).state).read_volatile();
+            bpf_sk_release(sock.cast());
+            state
+        };
+        match state {
+            TCP_LISTEN => Socket::Listener,
+            TCP_NEW_SYN_RECV => Socket::Request,
+            TCP_TIME_WAIT => Socket::TimeWait,
+            _ => Socket::Connection,
+        }
+    }
+}
+
+impl Admission for Kernel<__sk_buff> {
+    #[inline(always)]
+    fn assign<N: Net>(&self, segment: &Segment<N>, attributes: &mut RequestAttributes) -> bool {
+        let sock = lookup(self.ctx, segment.flow);
+        if sock.is_null() {
+            return false;
+        }
+        // SAFETY: the helper returned a socket and a reference to it, which is given back on every
+        // way out.
+        unsafe {
+            let mut assigned = false;
+            if (&raw const (*sock).state).read_volatile() == TCP_LISTEN {
+                let tcp = bpf_skc_to_tcp_sock(sock.cast());
+                if !tcp.is_null() {
+                    assigned = kfunc::sk_assign_tcp_reqsk(self.ctx, tcp.cast(), attributes) == 0;
+                }
+            }
+            bpf_sk_release(sock.cast());
+            assigned
+        }
+    }
+
+    #[inline(always)]
+    fn round_trip(&self, service: u16, ms: u32) {
+        count::round_trip(service, ms);
+    }
+}

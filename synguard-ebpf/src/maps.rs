@@ -1,0 +1,72 @@
+//! The maps. Layouts are in `synguard_common::abi`; sizes marked "set at load" are the daemon's to
+//! choose.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, HashMap, LpmTrie, PerCpuArray},
+};
+use synguard_common::options::Scanner;
+use synguard_common::abi::{
+    ADMISSION_BUCKETS, Address, AddressEntry, AdmissionBucket, Clock, EpochKey, HalfOpen, KEY_SLOTS,
+    PortEntry, PortKey, Runtime, ServiceConfig, ServiceState, ServiceStats, Tuple,
+};
+
+/// `BPF_F_MMAPABLE`: the daemon maps the array's memory.
+const MMAPABLE: u32 = 1 << 10;
+/// `BPF_F_NO_PREALLOC`: what an LPM trie demands.
+const NO_PREALLOC: u32 = 1;
+
+/// Protected address → its service. Written by the daemon, read by every program. Set at load.
+#[map]
+pub static ADDRESSES: HashMap<Address, AddressEntry> = HashMap::with_max_entries(4096, 0);
+
+/// Protected prefix → its service, for addresses that `ADDRESSES` does not have. Written by the
+/// daemon, read by every program. Set at load.
+#[map]
+pub static PREFIXES: LpmTrie<Address, AddressEntry> = LpmTrie::with_max_entries(4096, NO_PREALLOC);
+
+/// Port that differs from the others of its address → its service. Written by the daemon, read by
+/// every program. Set at load.
+#[map]
+pub static PORTS: HashMap<PortKey, PortEntry> = HashMap::with_max_entries(65536, 0);
+
+/// Service number → what the daemon decided for it. Written by the daemon, read by every program.
+/// Set at load.
+#[map]
+pub static SERVICES: Array<ServiceConfig> = Array::with_max_entries(1024, 0);
+
+/// Service number → its state. Written and read by both sides. Set at load.
+#[map]
+pub static STATES: Array<ServiceState> = Array::with_max_entries(1024, MMAPABLE);
+
+/// Service number → counters. Written by every program, read by the daemon. Set at load.
+#[map]
+pub static STATS: PerCpuArray<ServiceStats> = PerCpuArray::with_max_entries(1024, 0);
+
+/// Epoch modulo the ring → key. Written by the daemon, read by `synguard_in` and
+/// `synguard_admit`.
+#[map]
+pub static KEYS: Array<EpochKey> = Array::with_max_entries(KEY_SLOTS, 0);
+
+/// 0 → wall clock. Written by the daemon, read by `synguard_in` and `synguard_admit`.
+#[map]
+pub static CLOCK: Array<Clock> = Array::with_max_entries(1, 0);
+
+/// 0 → odds and ends. Written by the daemon and `synguard_in`, read by every program.
+#[map]
+pub static RUNTIME: Array<Runtime> = Array::with_max_entries(1, 0);
+
+/// Connection → its half-open state. Written by `synguard_in` and `synguard_out`, expired by the
+/// daemon. Set at load.
+#[map]
+pub static HALF_OPEN: HashMap<Tuple, HalfOpen> = HashMap::with_max_entries(65536, 0);
+
+/// Hash of a tuple → admissions of the last moments. Written and read by `synguard_in` and
+/// `synguard_admit`.
+#[map]
+pub static ADMISSIONS: Array<AdmissionBucket> = Array::with_max_entries(ADMISSION_BUCKETS, 0);
+
+/// 0 → the scanner of unusual TCP options. Written and read by `synguard_in` and `synguard_admit`
+/// within one packet.
+#[map]
+pub static SCANNER: PerCpuArray<Scanner> = PerCpuArray::with_max_entries(1, 0);
