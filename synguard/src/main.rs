@@ -1,2 +1,7 @@
-//! The synguard command.
-fn main() {}
+//! The `synguard` command: everything is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    synguard::cli::main()
+}

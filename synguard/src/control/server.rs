@@ -26,9 +26,7 @@ pub async fn serve(
 ) -> io::Result<()> {
     let (socket, _file) = listener.into_parts();
     let socket = UnixListener::from_std(socket)?;
-    axum::serve(socket, router(handle))
-        .with_graceful_shutdown(shutdown)
-        .await
+    crate::http::serve(socket, router(handle), shutdown).await
 }
 
 fn router(handle: Handle) -> Router {

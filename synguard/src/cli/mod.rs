@@ -1,0 +1,174 @@
+//! The command line. One file per command; this one has what they share: the parser, and how a
+//! failure is told.
+
+mod attach;
+mod completions;
+mod config;
+mod detach;
+mod logging;
+mod mode;
+mod reload;
+mod run;
+mod status;
+
+use std::{
+    future::Future,
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+
+use crate::{
+    config::{DEFAULT_SOCKET, Error as ConfigError},
+    control::client::Client,
+};
+
+const EXIT_CODES: &str =
+    "Exit status: 0 done, 1 failed (one line on stderr says why), 2 wrong usage.";
+
+/// SYN-flood defence on XDP: answers SYNs with cookies from the NIC driver while a flood lasts.
+#[derive(Debug, Parser)]
+#[command(name = "synguard", version, after_help = EXIT_CODES, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+
+    /// What is logged: error, warn, info, debug, trace, or a filter such as synguard=debug.
+    #[arg(
+        long,
+        global = true,
+        env = "RUST_LOG",
+        default_value = "info",
+        hide_env = true
+    )]
+    #[arg(value_name = "LEVEL")]
+    log_level: String,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Run),
+    Status(status::Status),
+    Attach(attach::Attach),
+    Detach(detach::Detach),
+    Mode(mode::SetMode),
+    Reload(reload::Reload),
+    Config(config::Config),
+    Completions(completions::Completions),
+}
+
+/// How commands find the daemon.
+#[derive(Debug, Args)]
+struct Daemon {
+    /// The daemon's control socket.
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    socket: PathBuf,
+}
+
+/// Runs the command that the process's arguments say.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = logging::start(&cli.log_level).and_then(|()| cli.command.execute());
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read our output has seen enough.
+        Err(e) if is_broken_pipe(&e) => ExitCode::SUCCESS,
+        Err(e) => {
+            for line in failure_lines(&e) {
+                // Nobody is left to be told when stderr is closed.
+                writeln!(io::stderr(), "synguard: {line}").ok();
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Command {
+    fn execute(self) -> anyhow::Result<()> {
+        match self {
+            Self::Run(command) => command.execute(),
+            Self::Status(command) => command.execute(),
+            Self::Attach(command) => command.execute(),
+            Self::Detach(command) => command.execute(),
+            Self::Mode(command) => command.execute(),
+            Self::Reload(command) => command.execute(),
+            Self::Config(command) => command.execute(),
+            Self::Completions(command) => command.execute(),
+        }
+    }
+}
+
+impl Daemon {
+    /// Runs `exchange` with a client of this daemon.
+    fn talk<T, F>(&self, exchange: impl FnOnce(Client) -> F) -> anyhow::Result<T>
+    where
+        F: Future<Output = anyhow::Result<T>>,
+    {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("cannot start the client")?;
+        runtime.block_on(exchange(Client::new(&self.socket)))
+    }
+}
+
+/// A chain of causes is one line; a configuration file has one line per mistake.
+fn failure_lines(error: &anyhow::Error) -> Vec<String> {
+    match error.downcast_ref::<ConfigError>() {
+        Some(config) => config.mistakes().map(ToString::to_string).collect(),
+        None => vec![crate::one_line(&format!("{error:#}"))],
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// Prints to stdout; a closed pipe is an error here, not a panic.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_parser_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_an_example() {
+        fn check(command: &clap::Command) {
+            if command.has_subcommands() {
+                command.get_subcommands().for_each(check);
+            } else {
+                let help = command.clone().render_long_help().to_string();
+                let example = format!("  synguard {}", command.get_name());
+                let nested = format!("  synguard config {}", command.get_name());
+                assert!(help.contains(&example) || help.contains(&nested), "{help}");
+            }
+        }
+        check(&Cli::command());
+    }
+
+    #[test]
+    fn causes_are_told_on_one_line() {
+        let error = anyhow::anyhow!("no such\ndevice").context("cannot attach to eth9");
+        assert_eq!(
+            failure_lines(&error),
+            ["cannot attach to eth9: no such; device"]
+        );
+    }
+}

@@ -1,0 +1,22 @@
+//! `synguard reload`: the running daemon reads its configuration again.
+
+use clap::Args;
+
+use super::{Daemon, print};
+
+/// Make the running daemon read its configuration file again: whole or not at all.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  synguard reload")]
+pub(super) struct Reload {
+    #[command(flatten)]
+    daemon: Daemon,
+}
+
+impl Reload {
+    pub(super) fn execute(self) -> anyhow::Result<()> {
+        let done = self
+            .daemon
+            .talk(|client| async move { Ok(client.reload().await?) })?;
+        print(&format!("{}\n", done.message))
+    }
+}

@@ -1,0 +1,67 @@
+//! `synguard run`: the daemon.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::{
+    config::{MetricsAddress, Overrides},
+    daemon::{self, RunArgs},
+    model::{Mode, XdpMode},
+};
+
+/// Guard interfaces until SIGINT or SIGTERM, then leave them as they were found.
+///
+/// Without a configuration file every TCP listener on the interfaces' own addresses is protected.
+/// What is said here wins over the file, also when it is reloaded (SIGHUP or `synguard reload`).
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  synguard run -i eth0
+  synguard run -i eth0 -i eth1 --config /etc/synguard/synguard.toml
+  synguard run -i eth0 --mode observe --metrics off")]
+pub(super) struct Run {
+    /// Interface to guard; may be given more than once.
+    #[arg(short, long = "interface", value_name = "IFACE", required = true)]
+    interfaces: Vec<String>,
+
+    /// Configuration file.
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Mode of every service, whatever the file says.
+    #[arg(long)]
+    mode: Option<Mode>,
+
+    /// Where Prometheus scrapes: IP:PORT, or `off`.
+    #[arg(long, value_name = "ADDR")]
+    metrics: Option<MetricsAddress>,
+
+    /// How XDP is attached; `native` forbids falling back.
+    #[arg(long)]
+    xdp_mode: Option<XdpMode>,
+
+    /// The control socket.
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+
+    /// File with the master secret of the cookies; made when missing.
+    #[arg(long, value_name = "PATH")]
+    secret: Option<PathBuf>,
+}
+
+impl Run {
+    pub(super) fn execute(self) -> anyhow::Result<()> {
+        daemon::run(RunArgs {
+            interfaces: self.interfaces,
+            config_path: self.config,
+            overrides: Overrides {
+                metrics: self.metrics,
+                mode: self.mode,
+                xdp_mode: self.xdp_mode,
+                socket: self.socket,
+                secret: self.secret,
+            },
+        })
+    }
+}

@@ -1,0 +1,311 @@
+//! `synguard status`: what the running daemon knows, for people or as JSON.
+
+use std::{
+    fmt::{self, Write},
+    io::{self, IsTerminal},
+    time::{Duration, SystemTime},
+};
+
+use clap::Args;
+use comfy_table::{Attribute, Cell, CellAlignment, Color, ContentArrangement, Table, presets};
+use synguard_common::verdict::{Action, Reason};
+
+use super::{Daemon, print};
+use crate::model::{ServiceStatus, Snapshot};
+
+/// Everything fits a terminal of this width.
+const WIDTH: u16 = 80;
+
+/// Show what the running daemon guards, and how that stands.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  synguard status
+  synguard status --json | jq '.services[] | {name, state, half_open}'")]
+pub(super) struct Status {
+    /// As JSON, with every count.
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    daemon: Daemon,
+}
+
+impl Status {
+    pub(super) fn execute(self) -> anyhow::Result<()> {
+        let snapshot = self
+            .daemon
+            .talk(|client| async move { Ok(client.status().await?) })?;
+        if self.json {
+            return print(&format!("{}\n", serde_json::to_string_pretty(&snapshot)?));
+        }
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        print(&render(
+            &snapshot,
+            now.as_secs(),
+            io::stdout().is_terminal(),
+        )?)
+    }
+}
+
+/// The snapshot for people, as seen `now` (seconds since the epoch).
+fn render(snapshot: &Snapshot, now: u64, colours: bool) -> Result<String, fmt::Error> {
+    let mut text = String::new();
+    let up = ago(now, snapshot.started_at);
+    writeln!(
+        text,
+        "synguard {}, up {up}, Linux {}",
+        snapshot.version, snapshot.kernel
+    )?;
+    let config = snapshot
+        .config
+        .as_ref()
+        .map_or_else(|| "built in".to_owned(), |path| path.display().to_string());
+    let applied = ago(now, snapshot.config_applied_at);
+    fold(
+        &mut text,
+        "configuration",
+        &format!("{config}, applied {applied} ago"),
+    )?;
+    let keys = &snapshot.keys;
+    let ahead = if keys.ready_ahead == 0 {
+        "NONE"
+    } else {
+        &keys.ready_ahead.to_string()
+    };
+    let rotated = ago(now, keys.last_rotation);
+    fold(
+        &mut text,
+        "keys",
+        &format!(
+            "epoch {}, {ahead} ahead in place, last written {rotated} ago",
+            keys.epoch
+        ),
+    )?;
+    if let Some(error) = &snapshot.local_admission_error {
+        fold(
+            &mut text,
+            "local admission",
+            &format!("not possible: {error}"),
+        )?;
+    }
+
+    text.push('\n');
+    writeln!(text, "{}", interfaces(snapshot, colours).trim_fmt())?;
+    text.push('\n');
+    writeln!(text, "{}", services(snapshot, now, colours).trim_fmt())?;
+    text.push('\n');
+    for service in &snapshot.services {
+        notes(&mut text, service)?;
+    }
+    text.push('\n');
+    writeln!(text, "{}", maps(snapshot, colours).trim_fmt())?;
+    Ok(text)
+}
+
+fn interfaces(snapshot: &Snapshot, colours: bool) -> Table {
+    let mut table = table(
+        &["INTERFACE", "XDP", "DRIVER", "MTU", "LINK", "ADDRESSES"],
+        colours,
+    );
+    for interface in &snapshot.interfaces {
+        let xdp = Cell::new(&interface.xdp_mode);
+        let addresses: Vec<String> = interface
+            .addresses
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        table.add_row([
+            Cell::new(&interface.name),
+            if interface.xdp_mode == "native" {
+                xdp
+            } else {
+                xdp.fg(Color::Yellow)
+            },
+            Cell::new(interface.driver.as_deref().unwrap_or("-")),
+            Cell::new(interface.mtu),
+            if interface.up {
+                Cell::new("up")
+            } else {
+                Cell::new("down").fg(Color::Red)
+            },
+            Cell::new(if addresses.is_empty() {
+                "-".into()
+            } else {
+                addresses.join(" ")
+            }),
+        ]);
+    }
+    align_right(&mut table, &[3]);
+    table
+}
+
+fn services(snapshot: &Snapshot, now: u64, colours: bool) -> Table {
+    let mut table = table(
+        &[
+            "SERVICE",
+            "STATE",
+            "MODE",
+            "HALF-OPEN",
+            "LOW",
+            "HIGH",
+            "SYNS",
+            "COOKIES",
+            "ADMITTED",
+            "DROPS",
+        ],
+        colours,
+    );
+    for service in &snapshot.services {
+        let since = service
+            .state_since
+            .map(|at| format!(" {}", ago(now, at)))
+            .unwrap_or_default();
+        let state = Cell::new(format!("{}{since}", service.state));
+        table.add_row([
+            Cell::new(&service.name),
+            if service.state == "guarded" {
+                state.fg(Color::Yellow).add_attribute(Attribute::Bold)
+            } else {
+                state.fg(Color::Green)
+            },
+            Cell::new(service.mode),
+            Cell::new(count(service.half_open)),
+            Cell::new(count(service.low.into())),
+            Cell::new(count(service.high.into())),
+            Cell::new(count(service.syns)),
+            Cell::new(count(packets(service, |r| r == Reason::Challenged))),
+            Cell::new(count(packets(service, |r| r == Reason::Admitted))),
+            Cell::new(count(packets(service, |r| r.action() == Action::Drop))),
+        ]);
+    }
+    align_right(&mut table, &[3, 4, 5, 6, 7, 8, 9]);
+    table
+}
+
+fn notes(text: &mut String, service: &ServiceStatus) -> fmt::Result {
+    let mut note = format!("covers {}", service.covers.join(" "));
+    write!(
+        note,
+        "; admission {} ({})",
+        service.admission, service.admission_reason
+    )?;
+    fold(text, &service.name, &note)?;
+    for excepted in &service.excepted {
+        fold(text, &service.name, &format!("leaves alone {excepted}"))?;
+    }
+    Ok(())
+}
+
+fn maps(snapshot: &Snapshot, colours: bool) -> Table {
+    let mut table = table(&["TABLE", "ENTRIES", "CAPACITY", "FULL"], colours);
+    for map in &snapshot.maps {
+        let percent = (100 * map.entries).checked_div(map.capacity).unwrap_or(0);
+        let full = Cell::new(format!("{percent} %"));
+        table.add_row([
+            Cell::new(&map.name),
+            Cell::new(map.entries),
+            Cell::new(map.capacity),
+            if percent < 80 {
+                full
+            } else {
+                full.fg(Color::Red)
+            },
+        ]);
+    }
+    align_right(&mut table, &[1, 2, 3]);
+    table
+}
+
+fn table(header: &[&str], colours: bool) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_width(WIDTH)
+        .set_header(
+            header
+                .iter()
+                .map(|title| Cell::new(title).add_attribute(Attribute::Dim)),
+        );
+    if colours {
+        table.enforce_styling();
+    } else {
+        table.force_no_tty();
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 1));
+    }
+    table
+}
+
+fn align_right(table: &mut Table, columns: &[usize]) {
+    for &column in columns {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+}
+
+/// `title: text`, folded at [`WIDTH`] with what follows indented. A word that is longer stays
+/// whole: it may be a path to copy.
+fn fold(out: &mut String, title: &str, text: &str) -> fmt::Result {
+    write!(out, "{title}:")?;
+    let mut column = title.chars().count() + 1;
+    for word in text.split_whitespace() {
+        let length = word.chars().count();
+        if column + 1 + length > WIDTH.into() {
+            write!(out, "\n ")?;
+            column = 1;
+        }
+        write!(out, " {word}")?;
+        column += 1 + length;
+    }
+    out.write_char('\n')
+}
+
+fn packets(service: &ServiceStatus, of: impl Fn(Reason) -> bool) -> u64 {
+    let label_is = |label: &str| Reason::ALL.iter().any(|r| r.label() == label && of(*r));
+    service
+        .packets
+        .iter()
+        .filter(|c| label_is(&c.reason))
+        .map(|c| c.packets)
+        .sum()
+}
+
+/// A count in at most five characters.
+fn count(n: u64) -> String {
+    const UNITS: [&str; 6] = ["k", "M", "G", "T", "P", "E"];
+    if n < 10_000 {
+        return n.to_string();
+    }
+    let mut scaled = n as f64;
+    let mut unit = "";
+    for next in UNITS {
+        // 999.5 and more would be rounded to four digits.
+        if scaled < 999.5 {
+            break;
+        }
+        scaled /= 1000.0;
+        unit = next;
+    }
+    let decimals = if scaled < 99.95 { 1 } else { 0 };
+    format!("{scaled:.decimals$}{unit}")
+}
+
+/// The time from `then` to `now`, in its two largest units.
+fn ago(now: u64, then: u64) -> String {
+    let elapsed = now.saturating_sub(then);
+    let unit = match elapsed {
+        ..3_600 => 1,
+        3_600..86_400 => 60,
+        _ => 3_600,
+    };
+    humantime::format_duration(Duration::from_secs(elapsed / unit * unit)).to_string()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,324 @@
+//! The control API and the exporter over real sockets, with a run loop that only pretends.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use http_body_util::{BodyExt, Full};
+use hyper::{Request, body::Bytes, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use synguard::{
+    control::{self, Command, Handle, client::Client, client::ClientError},
+    metrics,
+    model::{Mode, Snapshot},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
+    net::{TcpStream, UnixStream},
+    sync::oneshot,
+    task::JoinHandle,
+};
+
+fn snapshot() -> Snapshot {
+    serde_json::from_str(include_str!("fixtures/snapshot.json")).unwrap()
+}
+
+/// A run loop that knows two interfaces and one service, and remembers what it was asked.
+fn pretend() -> (Handle, Arc<Mutex<Vec<String>>>) {
+    let (handle, mut commands) = Handle::new();
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let asked = log.clone();
+    tokio::spawn(async move {
+        while let Some(command) = commands.recv().await {
+            let note = |text: String| asked.lock().unwrap().push(text);
+            match command {
+                Command::Snapshot(reply) => drop(reply.send(snapshot())),
+                Command::Attach { interface, reply } => {
+                    note(format!("attach {interface}"));
+                    let known = snapshot()
+                        .interfaces
+                        .into_iter()
+                        .find(|i| i.name == interface);
+                    let answer = known.ok_or(format!("{interface}: no such\ninterface"));
+                    drop(reply.send(answer));
+                }
+                Command::Detach { interface, reply } => {
+                    note(format!("detach {interface}"));
+                    drop(reply.send(Ok(())));
+                }
+                Command::SetMode {
+                    service,
+                    mode,
+                    reply,
+                } => {
+                    note(format!("mode {service:?} {mode}"));
+                    drop(reply.send(Ok(())));
+                }
+                // A run loop that dies over it.
+                Command::Reload { reply } => drop(reply),
+            }
+        }
+    });
+    (handle, log)
+}
+
+struct Server {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<std::io::Result<()>>,
+}
+
+impl Server {
+    async fn stop(self) {
+        drop(self.stop);
+        self.task.await.unwrap().unwrap();
+    }
+}
+
+fn serve_control(socket: &Path, handle: Handle) -> Server {
+    let listener = control::bind(socket).unwrap();
+    let (stop, stopped) = oneshot::channel();
+    let shutdown = async { drop(stopped.await) };
+    Server {
+        stop,
+        task: tokio::spawn(control::serve(listener, handle, shutdown)),
+    }
+}
+
+fn serve_metrics(handle: Handle) -> (SocketAddr, Server) {
+    let listener = metrics::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = listener.address().unwrap();
+    let (stop, stopped) = oneshot::channel();
+    let shutdown = async { drop(stopped.await) };
+    (
+        address,
+        Server {
+            stop,
+            task: tokio::spawn(metrics::serve(listener, handle, shutdown)),
+        },
+    )
+}
+
+/// Status, content type and body.
+async fn http(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    request: Request<&'static str>,
+) -> (u16, String, String) {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let request = request.map(|body| Full::new(Bytes::from(body)));
+    let response = sender.send_request(request).await.unwrap();
+    let status = response.status().as_u16();
+    let kind = response.headers().get("content-type");
+    let kind = kind
+        .map(|v| v.to_str().unwrap().to_owned())
+        .unwrap_or_default();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    (status, kind, String::from_utf8(body.to_vec()).unwrap())
+}
+
+fn directory() -> (tempfile::TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("control.sock");
+    (directory, socket)
+}
+
+#[tokio::test]
+async fn the_client_reaches_the_run_loop() {
+    let (_directory, socket) = directory();
+    let (handle, log) = pretend();
+    let server = serve_control(&socket, handle);
+    let client = Client::new(&socket);
+
+    let status = client.status().await.unwrap();
+    assert_eq!(
+        serde_json::to_value(&status).unwrap(),
+        serde_json::to_value(snapshot()).unwrap()
+    );
+    assert_eq!(client.attach("eth0").await.unwrap().index, 2);
+    assert_eq!(
+        client.detach("eth0").await.unwrap().message,
+        "eth0 is no longer guarded"
+    );
+    let done = client.set_mode(Some("web"), Mode::Always).await.unwrap();
+    assert_eq!(done.message, "service web is in mode always");
+    let done = client.set_mode(None, Mode::Observe).await.unwrap();
+    assert_eq!(done.message, "every service is in mode observe");
+    assert_eq!(
+        *log.lock().unwrap(),
+        [
+            "attach eth0",
+            "detach eth0",
+            "mode Some(\"web\") always",
+            "mode None observe"
+        ]
+    );
+
+    let refused = client.attach("eth9").await.unwrap_err();
+    assert!(matches!(&refused, ClientError::Refused(e) if e == "eth9: no such; interface"));
+    let refused = client.reload().await.unwrap_err();
+    assert!(matches!(&refused, ClientError::Refused(e) if e == "the daemon is stopping"));
+
+    server.stop().await;
+    assert!(!socket.exists());
+    let gone = client.status().await.unwrap_err().to_string();
+    assert_eq!(
+        gone,
+        format!(
+            "no daemon answers on {}: start it with `synguard run -i IFACE`",
+            socket.display()
+        )
+    );
+}
+
+#[tokio::test]
+async fn wrong_requests_get_one_line_of_json() {
+    let (_directory, socket) = directory();
+    let (handle, log) = pretend();
+    let server = serve_control(&socket, handle);
+    let cases = [
+        ("GET", "/v1/nothing", "", 404, "there is no /v1/nothing"),
+        ("GET", "/v1/attach", "", 405, "/v1/attach does not take GET"),
+        (
+            "POST",
+            "/v1/attach",
+            "{\"interface\":",
+            400,
+            "EOF while parsing",
+        ),
+        (
+            "POST",
+            "/v1/attach",
+            "{\"iface\":\"eth0\"}",
+            422,
+            "unknown field `iface`",
+        ),
+        (
+            "POST",
+            "/v1/mode",
+            "{\"service\":null,\"mode\":\"on\"}",
+            422,
+            "unknown variant `on`",
+        ),
+        (
+            "POST",
+            "/v1/attach",
+            "{\"interface\":\"eth9\"}",
+            409,
+            "eth9: no such; interface",
+        ),
+        ("POST", "/v1/reload", "", 503, "the daemon is stopping"),
+    ];
+    for (method, path, body, status, error) in cases {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "x");
+        let request = request
+            .header("content-type", "application/json")
+            .body(body)
+            .unwrap();
+        let (got, kind, answer) = http(UnixStream::connect(&socket).await.unwrap(), request).await;
+        assert_eq!(got, status, "{path}: {answer}");
+        assert_eq!(kind, "application/json");
+        let answer: control::Failure = serde_json::from_str(&answer).unwrap();
+        assert!(answer.error.contains(error), "{path}: {}", answer.error);
+        assert!(!answer.error.contains('\n'));
+    }
+    assert_eq!(*log.lock().unwrap(), ["attach eth9"]);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_does_not_keep_the_daemon() {
+    let (_directory, socket) = directory();
+    let (handle, _) = pretend();
+    let server = serve_control(&socket, handle);
+    let mut half = UnixStream::connect(&socket).await.unwrap();
+    half.write_all(b"GET /v1/sta").await.unwrap();
+    // Let the server see it.
+    Client::new(&socket).status().await.unwrap();
+    let before = Instant::now();
+    server.stop().await;
+    assert!(before.elapsed() < Duration::from_secs(5));
+    assert!(!socket.exists());
+}
+
+#[tokio::test]
+async fn the_exporter_speaks_both_formats() {
+    let (handle, _) = pretend();
+    let (address, server) = serve_metrics(handle);
+    let get = async |path: &str, accept: &str| {
+        let request = Request::builder()
+            .uri(path)
+            .header("host", "x")
+            .header("accept", accept);
+        http(
+            TcpStream::connect(address).await.unwrap(),
+            request.body("").unwrap(),
+        )
+        .await
+    };
+
+    let (status, kind, body) = get("/metrics", "*/*").await;
+    assert_eq!(
+        (status, &*kind),
+        (200, "text/plain; version=0.0.4; charset=utf-8")
+    );
+    assert!(
+        body.contains("# TYPE synguard_syns_total counter\n"),
+        "{body}"
+    );
+    assert!(
+        body.contains("synguard_syns_total{service=\"web\"} 1234567\n"),
+        "{body}"
+    );
+    assert!(!body.contains("# EOF"));
+
+    let (status, kind, body) = get("/metrics", "application/openmetrics-text;version=1.0.0").await;
+    let expected = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    assert_eq!((status, &*kind), (200, expected));
+    assert!(body.contains("# TYPE synguard_syns counter\n"), "{body}");
+    assert!(body.ends_with("# EOF\n"));
+
+    assert_eq!(get("/healthz", "*/*").await.0, 200);
+    let (status, kind, body) = get("/", "*/*").await;
+    assert_eq!((status, &*kind), (200, "text/html; charset=utf-8"));
+    assert!(body.contains("href=\"/metrics\""));
+    assert_eq!(get("/nothing", "*/*").await.0, 404);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn without_a_run_loop_the_exporter_says_so() {
+    let (handle, commands) = Handle::new();
+    drop(commands);
+    let (address, server) = serve_metrics(handle);
+    for path in ["/metrics", "/healthz"] {
+        let request = Request::builder()
+            .uri(path)
+            .header("host", "x")
+            .body("")
+            .unwrap();
+        let answer = http(TcpStream::connect(address).await.unwrap(), request).await;
+        assert_eq!((answer.0, &*answer.2), (503, "the daemon is stopping\n"));
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_taken_metrics_port_is_one_line() {
+    let first = metrics::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = first.address().unwrap();
+    let error = metrics::bind(address).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        format!(
+            "cannot listen on {address} for metrics: Address already in use (os error 98); name \
+             another address with --metrics, or `--metrics off`"
+        )
+    );
+}
