@@ -17,8 +17,8 @@ use synguard::{
     model::{Mode, Snapshot},
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
-    net::{TcpStream, UnixStream},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::{TcpStream, UnixListener, UnixStream},
     sync::oneshot,
     task::JoinHandle,
 };
@@ -307,6 +307,30 @@ async fn without_a_run_loop_the_exporter_says_so() {
         assert_eq!((answer.0, &*answer.2), (503, "the daemon is stopping\n"));
     }
     server.stop().await;
+}
+
+#[tokio::test]
+async fn a_daemon_that_ends_is_told_apart_from_one_that_is_strange() {
+    let (_directory, socket) = directory();
+    let listener = UnixListener::bind(&socket).unwrap();
+    let client = Client::new(&socket);
+    let (answer, ()) = tokio::join!(client.status(), async {
+        drop(listener.accept().await.unwrap());
+    });
+    assert!(matches!(answer, Err(ClientError::Ended(path)) if path == socket));
+    let (answer, ()) = tokio::join!(client.status(), async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        // Closing with the request unread would reset the connection.
+        assert!(stream.read(&mut [0; 1024]).await.unwrap() > 0);
+        stream
+            .write_all(b"220 mail.example ESMTP\r\n")
+            .await
+            .unwrap();
+    });
+    assert!(
+        matches!(&answer, Err(ClientError::Strange { .. })),
+        "{answer:?}"
+    );
 }
 
 #[tokio::test]

@@ -33,6 +33,9 @@ pub enum ClientError {
     /// The daemon hangs.
     #[error("the daemon on {0} has not answered for {secs} s", secs = PATIENCE.as_secs())]
     Hangs(PathBuf),
+    /// The daemon ended, or closed the connection, before it answered.
+    #[error("the daemon on {0} ended before it answered: see its log for the reason")]
+    Ended(PathBuf),
     /// The daemon says no.
     #[error("{0}")]
     Refused(String),
@@ -149,7 +152,10 @@ impl Client {
         let response = sender
             .send_request(request)
             .await
-            .map_err(|e| self.strange(e))?;
+            .map_err(|e| match e.is_parse() {
+                true => self.strange(e),
+                false => ClientError::Ended(self.socket.clone()),
+            })?;
         let ok = response.status().is_success();
         let body = Limited::new(response.into_body(), ANSWER_LIMIT)
             .collect()
