@@ -44,11 +44,13 @@
 //! | floods | [`flood::FloodSpec`] |
 //! | a daemon as child process in a namespace | [`process::Process`] |
 //! | CPU time of tasks and cores | [`cpu`] |
+//! | `synguard-demo` | [`demo`] |
 //! | the lab's own programs: floors and peers | [`programs::Programs`] |
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod client;
 pub mod cpu;
+pub mod demo;
 pub mod edge;
 mod ethtool;
 pub mod flood;

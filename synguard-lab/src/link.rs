@@ -15,10 +15,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use futures_util::TryStreamExt as _;
 use nix::libc;
 use rtnetlink::{
     Handle, LinkMacVlan, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVlan, RouteMessageBuilder,
-    packet_route::link::{InfoData, InfoVeth, LinkAttribute, MacVlanMode, VlanProtocol},
+    packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkXdp, MacVlanMode, VlanProtocol},
 };
 
 use crate::{
@@ -122,6 +123,23 @@ impl End {
     /// The NAPI threads of the device as they are now.
     pub fn napi_threads(&self) -> Result<Vec<Task>> {
         cpu::kernel_threads(&format!("napi/{}-", self.name))
+    }
+
+    /// Whether an XDP program is attached, in whatever mode.
+    pub fn has_xdp(&self) -> Result<bool> {
+        let links = self.ns.netlink(async |handle| {
+            let links = handle.link().get().match_index(self.index).execute();
+            Ok(links.try_collect::<Vec<_>>().await?)
+        });
+        let links = links.with_context(|| format!("cannot look at {}", self.name))?;
+        let attributes = links.iter().flat_map(|link| &link.attributes);
+        Ok(attributes
+            .filter_map(|attribute| match attribute {
+                LinkAttribute::Xdp(xdp) => Some(xdp),
+                _ => None,
+            })
+            .flatten()
+            .any(|xdp| matches!(xdp, LinkXdp::ProgId(_))))
     }
 
     /// One of the kernel's counters of the device, `rx_packets` for example.

@@ -1,0 +1,231 @@
+//! One phase of the demo: a fresh lab, clients, perhaps a guard, perhaps a flood, and a measurement.
+
+use std::{
+    path::PathBuf,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use serde::Serialize;
+
+use super::live::{Live, Numbers};
+use crate::{
+    cpu::{self, Task},
+    edge::{Edge, EdgeOptions, SERVER_V4},
+    flood::{FloodSpec, Kind, Rate},
+    http::{HttpServer, ServerOptions},
+    load::{LoadClient, LoadOptions, Pattern, Report},
+    process::Process,
+};
+
+/// Legitimate connections begun per second.
+const CLIENTS: u32 = 2000;
+/// How long clients and flood run before anything is measured; the same in every phase.
+const WARM_UP: Duration = Duration::from_millis(2500);
+/// How often the live table changes.
+const TICK: Duration = Duration::from_millis(500);
+/// How long the daemon may take to be ready.
+const START: Duration = Duration::from_secs(15);
+/// How long the daemon may take to stop.
+const STOP: Duration = Duration::from_secs(5);
+
+/// What all phases share.
+pub struct Place {
+    /// The CPU that serves and the one that floods.
+    pub cpus: [usize; 2],
+    /// Set when the user has had enough.
+    pub interrupted: Arc<AtomicBool>,
+}
+
+/// A phase to be run.
+pub struct Phase {
+    /// Its name.
+    pub name: &'static str,
+    /// Whether there is a flood.
+    pub flood: bool,
+    /// The synguard that stands in front, if one does.
+    pub guard: Option<PathBuf>,
+    /// How long is measured.
+    pub measured: Duration,
+}
+
+/// What a phase has shown.
+#[derive(Clone, Debug, Serialize)]
+pub struct PhaseResult {
+    /// The phase.
+    pub name: &'static str,
+    /// SYNs of the flood per second.
+    pub offered_pps: f64,
+    /// SYN-ACKs per second that came back to the flood's sources.
+    pub handled_pps: f64,
+    /// Legitimate connections begun.
+    pub legit_attempted: u64,
+    /// Of these, how many got the right answer.
+    pub legit_ok: u64,
+    /// Median of their time from the scheduled begin to the end of the answer.
+    pub p50_ms: Option<f64>,
+    /// 99th percentile of the same.
+    pub p99_ms: Option<f64>,
+    /// CPU time of everything on the server's side, per SYN answered: receive work, server, and
+    /// daemon. The work for legitimate connections is in it.
+    pub cpu_us_per_syn: Option<f64>,
+}
+
+/// Counters at one moment.
+struct Sample {
+    at: Instant,
+    offered: u64,
+    handled: u64,
+    cpu: Duration,
+}
+
+impl Sample {
+    fn take(edge: &Edge, tasks: &[Task]) -> Result<Self> {
+        let counters = edge.counters()?;
+        Ok(Self { at: Instant::now(), offered: counters.sent, handled: counters.syn_ack, cpu: cpu::time_of(tasks) })
+    }
+
+    /// SYNs offered and answered per second since then, and CPU time per SYN answered.
+    fn since(&self, earlier: &Self) -> (f64, f64, Option<f64>) {
+        let seconds = (self.at - earlier.at).as_secs_f64();
+        let handled = self.handled - earlier.handled;
+        let rate = |count: u64| count as f64 / seconds;
+        (rate(self.offered - earlier.offered), rate(handled), cpu::micros_per(self.cpu - earlier.cpu, handled))
+    }
+}
+
+impl Phase {
+    /// Builds a lab, runs the phase in it, and takes the lab down.
+    pub fn run(&self, place: &Place, live: &mut Live) -> Result<PhaseResult> {
+        live.begin(self.name, "building the lab");
+        let [serve, flood] = place.cpus;
+        let edge = Edge::new(EdgeOptions::default())?;
+        let target = (SERVER_V4, 80).into();
+        let server = HttpServer::start(&edge.server, ServerOptions { cpu: Some(serve), ..ServerOptions::default() })?;
+        let guard = self.guard.as_ref().map(|binary| Guard::start(binary, &edge, serve)).transpose()?;
+
+        let mut tasks = edge.pin_napi(serve, flood)?;
+        tasks.push(server.task());
+        if let Some(guard) = &guard {
+            tasks.extend(cpu::tasks_of(guard.process.pid())?);
+        }
+
+        let total = WARM_UP + self.measured;
+        let clients = LoadClient::start(
+            &edge.client,
+            LoadOptions {
+                sources: edge.client_sources(false),
+                duration: total * 2,
+                cpu: Some(flood),
+                ..LoadOptions::new(target, Pattern::Open(CLIENTS))
+            },
+        )?;
+        let attack = self
+            .flood
+            .then(|| {
+                edge.flood(FloodSpec {
+                    duration: total * 2,
+                    cpu: Some(flood),
+                    ..FloodSpec::new(Kind::Syn, Rate::FlatOut, target)
+                })
+            })
+            .transpose()?;
+
+        live.begin(self.name, "warming up");
+        sleep(WARM_UP, place)?;
+        clients.restart_measurement()?;
+        let first = Sample::take(&edge, &tasks)?;
+        let mut last = Sample::take(&edge, &tasks)?;
+        while let Some(left) = self.measured.checked_sub(first.at.elapsed()).filter(|left| !left.is_zero()) {
+            sleep(left.min(TICK), place)?;
+            let now = Sample::take(&edge, &tasks)?;
+            let (offered, handled, cpu) = now.since(&last);
+            live.show(self.name, first.at.elapsed(), &Numbers::new(offered, handled, cpu, &clients.snapshot()));
+            last = now;
+        }
+        // The connections under way end under flood, as they began.
+        let (offered_pps, handled_pps, cpu_us_per_syn) = last.since(&first);
+        let report = clients.stop()?;
+        if let Some(attack) = attack {
+            attack.stop()?;
+        }
+        if let Some(guard) = guard {
+            guard.stop()?;
+        }
+        live.show_final(self.name, &Numbers::new(offered_pps, handled_pps, cpu_us_per_syn, &report));
+        Ok(self.result(offered_pps, handled_pps, cpu_us_per_syn, &report))
+    }
+
+    fn result(&self, offered: f64, handled: f64, cpu: Option<f64>, report: &Report) -> PhaseResult {
+        let rounded = |value: f64, digits: i32| (value * 10f64.powi(digits)).round() / 10f64.powi(digits);
+        PhaseResult {
+            name: self.name,
+            offered_pps: rounded(offered, 0),
+            handled_pps: rounded(handled, 0),
+            legit_attempted: report.attempted,
+            legit_ok: report.ok,
+            p50_ms: report.latency_ms(50.0).map(|value| rounded(value, 3)),
+            p99_ms: report.latency_ms(99.0).map(|value| rounded(value, 3)),
+            cpu_us_per_syn: cpu.map(|value| rounded(value, 3)),
+        }
+    }
+}
+
+fn sleep(time: Duration, place: &Place) -> Result<()> {
+    let end = Instant::now() + time;
+    loop {
+        if place.interrupted.load(Ordering::Relaxed) {
+            bail!("interrupted");
+        }
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        std::thread::sleep(left.min(Duration::from_millis(100)));
+    }
+}
+
+/// The daemon in the server's namespace, with its files in a directory of its own.
+struct Guard {
+    process: Process,
+    _files: tempfile::TempDir,
+}
+
+impl Guard {
+    /// Starts the daemon without any configuration and waits until the interface is guarded.
+    fn start(binary: &PathBuf, edge: &Edge, cpu: usize) -> Result<Self> {
+        let files = tempfile::Builder::new()
+            .prefix("synguard-demo-")
+            .tempdir()
+            .context("cannot make a directory for the daemon's files")?;
+        let mut command = Command::new(binary);
+        command
+            .args(["run", "-i", &edge.server_end.name])
+            .arg("--socket")
+            .arg(files.path().join("control.sock"))
+            .arg("--secret")
+            .arg(files.path().join("secret"));
+        let mut process = Process::spawn(&edge.server, command)?;
+        process.wait_for_line("ready", START).context("the daemon did not start")?;
+        for task in cpu::tasks_of(process.pid())? {
+            cpu::pin(task.0, cpu)?;
+        }
+        if !edge.server_end.has_xdp()? {
+            bail!("the daemon says it is ready, but nothing is attached to {}", edge.server_end.name);
+        }
+        Ok(Self { process, _files: files })
+    }
+
+    fn stop(mut self) -> Result<()> {
+        let status = self.process.terminate(STOP).context("the daemon does not stop")?;
+        if !status.success() {
+            bail!("the daemon ended badly ({status}); it said:\n{}", self.process.log());
+        }
+        Ok(())
+    }
+}
