@@ -193,8 +193,8 @@ pub struct Runtime {
     pub no_metadata: u32,
     /// 1 where `PREFIXES` has entries. Written by the daemon.
     pub has_prefixes: u32,
-    /// Zero.
-    pub pad: u32,
+    /// Zero, and stays so: see [`crate::tables::Tables::zero`].
+    pub zero: u32,
     /// Random, chosen at load: where a tuple lies in `ADMISSIONS`. Written by the daemon.
     pub seed: u64,
 }
@@ -292,7 +292,7 @@ layout! {
     ServiceStats = 1152: reasons 0, observed 512, rtt 1024, rtt_sum_ms 1136, syns 1144;
     EpochKey = 24: epoch 0, k0 8, k1 16;
     Clock = 8: wall_offset 0;
-    Runtime = 24: abi_version 0, no_metadata 4, has_prefixes 8, pad 12, seed 16;
+    Runtime = 24: abi_version 0, no_metadata 4, has_prefixes 8, zero 12, seed 16;
     Tuple = 40: client 0, server 16, client_port 32, server_port 34, pad 36;
     HalfOpen = 24: since 0, client_isn 8, server_isn 12, service 16, confirmed 20;
     AdmissionBucket = 32: ways 0;

@@ -9,7 +9,7 @@ use crate::{
         ADMISSION_LOCAL, OFFER_ECN, OFFER_SACK, OFFER_TIMESTAMPS, OFFER_WINDOW_SCALE, STATE_GUARDED,
     },
     cookie::Timestamp,
-    flow::Net,
+    flow::{Flow, Net},
     ingress::{Segment, Visitor, is_guarded, locate, validate},
     options,
     packet::Packet,
@@ -53,7 +53,7 @@ const _: () = assert!(size_of::<RequestAttributes>() == 20);
 pub trait Admission: Tables {
     /// Has the kernel make a socket of the segment at hand, for the listener of its tuple
     /// (`bpf_sk_assign_tcp_reqsk`); false where it refuses.
-    fn assign<N: Net>(&self, segment: &Segment<N>, attributes: &mut RequestAttributes) -> bool;
+    fn assign<N: Net>(&self, flow: &Flow<N>, attributes: &mut RequestAttributes) -> bool;
     /// Counts the round trip between our SYN-ACK and the segment at hand, ms.
     fn round_trip(&self, service: u16, ms: u32);
 }
@@ -70,8 +70,14 @@ impl<P: Packet, T: Admission> Visitor<P, T> for Judge {
     type Output = Option<Verdict>;
 
     #[inline(always)]
-    fn segment<N: Net>(self, packet: &mut P, tables: &T, segment: &Segment<N>) -> Option<Verdict> {
-        judge(packet, tables, segment)
+    fn segment<N: Net>(
+        self,
+        packet: &mut P,
+        tables: &T,
+        flow: &Flow<N>,
+        segment: &Segment,
+    ) -> Option<Verdict> {
+        judge(packet, tables, flow, segment)
     }
 
     #[inline(always)]
@@ -84,7 +90,8 @@ impl<P: Packet, T: Admission> Visitor<P, T> for Judge {
 fn judge<N: Net, P: Packet, T: Admission>(
     packet: &P,
     tables: &T,
-    segment: &Segment<N>,
+    flow: &Flow<N>,
+    segment: &Segment,
 ) -> Option<Verdict> {
     const CONTROL: u16 = tcp::SYN | tcp::ACK | tcp::RST;
     let service = segment.service;
@@ -97,22 +104,31 @@ fn judge<N: Net, P: Packet, T: Admission>(
     {
         return None;
     }
-    let verdict = |reason| Some(Verdict { service, reason, observe: false, syn: false });
-    if tables.socket(segment.flow) != Socket::Listener {
+    let verdict = |reason| {
+        Some(Verdict {
+            service,
+            reason,
+            observe: false,
+            syn: false,
+        })
+    };
+    if tables.socket(flow) != Socket::Listener {
         return verdict(Reason::AdmitNoListener);
     }
-    let place = recent::Place::of(segment.flow, tables.seed());
+    let place = recent::Place::of(*flow, tables.seed());
     let bucket = tables.bucket(place.bucket)?;
-    let Some(payload) = validate(tables, segment, now) else {
+    let Some(payload) = validate(tables, *flow, segment.isn(), segment.cookie(), now) else {
         if recent::seen(bucket, place, now.monotonic) {
             return verdict(Reason::AdmitRepeated);
         }
         // A calm service's stray ACK is the kernel's business.
-        return verdict(if state.state() == STATE_GUARDED || is_guarded(config, state) {
-            Reason::AdmitInvalid
-        } else {
-            Reason::Calm
-        });
+        return verdict(
+            if state.state() == STATE_GUARDED || is_guarded(config, state) {
+                Reason::AdmitInvalid
+            } else {
+                Reason::Calm
+            },
+        );
     };
     if !recent::claim(bucket, place, now.monotonic) {
         return verdict(Reason::AdmitRepeated);
@@ -122,8 +138,12 @@ fn judge<N: Net, P: Packet, T: Admission>(
     if header_len < tcp::HEADER {
         return verdict(Reason::BadTcp);
     }
-    let received =
-        options::read(packet, segment.tcp_at + tcp::HEADER, header_len - tcp::HEADER);
+    let received = options::read(
+        packet,
+        segment.tcp_at + tcp::HEADER,
+        header_len - tcp::HEADER,
+        tables.zero(),
+    );
     let offers = config.offers;
     let timestamps = received.has_timestamps && offers & OFFER_TIMESTAMPS != 0;
     let stamp = Timestamp(received.ts_ecr);
@@ -134,7 +154,11 @@ fn judge<N: Net, P: Packet, T: Admission>(
     let scaling = scale.is_some() && offers & OFFER_WINDOW_SCALE != 0;
     // The kernel takes no MSS below what its own cookies could stand for.
     let mss = payload.mss::<N>();
-    let mss = if mss < N::MIN_KERNEL_MSS { N::MIN_KERNEL_MSS } else { mss };
+    let mss = if mss < N::MIN_KERNEL_MSS {
+        N::MIN_KERNEL_MSS
+    } else {
+        mss
+    };
     let mut attributes = RequestAttributes {
         rcv_tsval: if timestamps { received.ts_val } else { 0 },
         rcv_tsecr: if timestamps { received.ts_ecr } else { 0 },
@@ -148,7 +172,7 @@ fn judge<N: Net, P: Packet, T: Admission>(
         usec_ts_ok: 0,
         reserved: [0; 3],
     };
-    if !tables.assign(segment, &mut attributes) {
+    if !tables.assign(flow, &mut attributes) {
         return verdict(Reason::AdmitRefused);
     }
     if timestamps {

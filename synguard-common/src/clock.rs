@@ -27,7 +27,10 @@ impl Now {
     /// Puts together the monotonic time and [`crate::abi::Clock::wall_offset`].
     #[inline(always)]
     pub const fn new(monotonic: u64, wall_offset: u64) -> Self {
-        Self { monotonic, wall: monotonic.wrapping_add(wall_offset) }
+        Self {
+            monotonic,
+            wall: monotonic.wrapping_add(wall_offset),
+        }
     }
 
     /// The present epoch.

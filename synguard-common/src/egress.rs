@@ -18,11 +18,17 @@ pub fn egress<P: Packet + ?Sized, T: Tables>(packet: &P, tables: &T) -> Option<V
         if ip.protocol != ipv4::TCP || ip.fragment & ipv4::OFFSET_MASK != 0 {
             return None;
         }
-        let net = V4 { client: ip.destination, server: ip.source };
+        let net = V4 {
+            client: ip.destination,
+            server: ip.source,
+        };
         learn(packet, tables, net, at + ip.header_len as usize)
     } else if ethertype == ethernet::IPV6 {
         let ip = ipv6::Header::read(packet.view(at, ipv6::HEADER)?);
-        let net = V6 { client: ip.destination, server: ip.source };
+        let net = V6 {
+            client: ip.destination,
+            server: ip.source,
+        };
         // The kernel's SYN-ACKs and RSTs carry no extension headers unless an application asks for
         // them on its listener; such a connection stays unconfirmed.
         if ip.next_header != ipv6::TCP {
@@ -49,7 +55,11 @@ fn learn<N: Net, P: Packet + ?Sized, T: Tables>(
     if control != tcp::SYN | tcp::ACK && control != tcp::RST | tcp::ACK {
         return None;
     }
-    let flow = Flow { net, client_port: header.destination, server_port: header.source };
+    let flow = Flow {
+        net,
+        client_port: header.destination,
+        server_port: header.source,
+    };
     let tuple = flow.tuple();
     let entry = tables.half_open(&tuple)?;
     let client_isn = header.acknowledgment.wrapping_sub(1);
@@ -65,5 +75,10 @@ fn learn<N: Net, P: Packet + ?Sized, T: Tables>(
         tables.state(entry.service as u16)?.half_open_sub();
         Reason::ServerReset
     };
-    Some(Verdict { service: entry.service as u16, reason, observe: false, syn: false })
+    Some(Verdict {
+        service: entry.service as u16,
+        reason,
+        observe: false,
+        syn: false,
+    })
 }

@@ -50,27 +50,22 @@ pub struct V4 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct V6 {
     /// Address of the client.
-    pub client: [u32; 4],
+    pub client: [u64; 2],
     /// Address of the server.
-    pub server: [u32; 4],
+    pub server: [u64; 2],
 }
 
 impl Address {
     /// The mapped form of an IPv4 address given in host order.
     #[inline(always)]
     pub const fn from_v4(address: u32) -> Self {
-        Self::from_words([0, 0, 0xffff, address])
+        Self::from_words([0, 0xffff_0000_0000 | address as u64])
     }
 
     /// From host-order words, most significant first.
     #[inline(always)]
-    pub const fn from_words(words: [u32; 4]) -> Self {
-        let [a, b, c, d] =
-            [words[0].to_be_bytes(), words[1].to_be_bytes(), words[2].to_be_bytes(), words[3].to_be_bytes()];
-        Self([
-            a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2],
-            d[3],
-        ])
+    pub const fn from_words(words: [u64; 2]) -> Self {
+        Self((((words[0] as u128) << 64) | words[1] as u128).to_be_bytes())
     }
 }
 
@@ -132,37 +127,33 @@ impl Net for V6 {
 
     #[inline(always)]
     fn hash(self, mac: SipHash24) -> SipHash24 {
-        let [a, b, c, d] = self.client;
-        let [e, f, g, h] = self.server;
-        mac.word(((a as u64) << 32) | b as u64)
-            .word(((c as u64) << 32) | d as u64)
-            .word(((e as u64) << 32) | f as u64)
-            .word(((g as u64) << 32) | h as u64)
+        mac.word(self.client[0])
+            .word(self.client[1])
+            .word(self.server[0])
+            .word(self.server[1])
     }
 
     #[inline(always)]
     fn sum(self) -> u64 {
-        let mut sum = 0;
-        let mut i = 0;
-        while i < 4 {
-            sum += self.client[i] as u64 + self.server[i] as u64;
-            i += 1;
+        const fn halves(word: u64) -> u64 {
+            (word >> 32) + (word & 0xffff_ffff)
         }
-        sum
+        halves(self.client[0])
+            + halves(self.client[1])
+            + halves(self.server[0])
+            + halves(self.server[1])
     }
 
     #[inline(always)]
     fn mix(self) -> u64 {
-        let [a, b, c, d] = self.client;
-        let [_, _, _, h] = self.server;
-        (((a ^ c) as u64) << 32 | (b ^ d) as u64) ^ ((h as u64) << 16)
+        self.client[0] ^ self.client[1].rotate_left(32) ^ (self.server[1] << 16)
     }
 
     #[inline(always)]
     fn bad_source(self) -> bool {
-        let [a, b, c, d] = self.client;
-        let loopback_or_unspecified = a | b | c == 0 && d <= 1;
-        a >> 24 == 0xff || loopback_or_unspecified || self.client == self.server
+        let [high, low] = self.client;
+        // Unspecified is ::, loopback ::1.
+        high >> 56 == 0xff || (high == 0 && low <= 1) || self.client == self.server
     }
 }
 

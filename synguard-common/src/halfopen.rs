@@ -42,7 +42,11 @@ pub fn step(entry: &HalfOpen, flags: u16, sequence: u32, acknowledgment: u32) ->
     if entry.confirmed == 0 {
         return Step::AskSocket;
     }
-    if acknowledgment == entry.server_isn.wrapping_add(1) { Step::Done } else { Step::Stays }
+    if acknowledgment == entry.server_isn.wrapping_add(1) {
+        Step::Done
+    } else {
+        Step::Stays
+    }
 }
 
 #[cfg(test)]
@@ -52,7 +56,13 @@ mod tests {
     use super::*;
 
     fn entry(client_isn: u32, server_isn: u32) -> HalfOpen {
-        HalfOpen { since: 0, client_isn, server_isn, service: 1, confirmed: 1 }
+        HalfOpen {
+            since: 0,
+            client_isn,
+            server_isn,
+            service: 1,
+            confirmed: 1,
+        }
     }
 
     #[test]
@@ -63,7 +73,10 @@ mod tests {
         assert_eq!(step(&e, tcp::RST, 0, 0), Step::Reset);
         assert_eq!(step(&e, tcp::RST, 70_000, 0), Step::Stays);
         assert_eq!(step(&e, tcp::FIN, 0, 501), Step::Stays);
-        assert_eq!(step(&HalfOpen { confirmed: 0, ..e }, tcp::ACK, 0, 501), Step::AskSocket);
+        assert_eq!(
+            step(&HalfOpen { confirmed: 0, ..e }, tcp::ACK, 0, 501),
+            Step::AskSocket
+        );
     }
 
     proptest! {

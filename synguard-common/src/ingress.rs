@@ -31,8 +31,14 @@ impl<P: PacketMut, T: Tables> Visitor<P, T> for Judge {
     type Output = Verdict;
 
     #[inline(always)]
-    fn segment<N: Net>(self, packet: &mut P, tables: &T, segment: &Segment<N>) -> Verdict {
-        judge(packet, tables, segment)
+    fn segment<N: Net>(
+        self,
+        packet: &mut P,
+        tables: &T,
+        flow: &Flow<N>,
+        segment: &Segment,
+    ) -> Verdict {
+        judge(packet, tables, flow, segment)
     }
 
     #[inline(always)]
@@ -41,11 +47,10 @@ impl<P: PacketMut, T: Tables> Visitor<P, T> for Judge {
     }
 }
 
-/// A TCP segment for a service.
+/// A TCP segment for a service, beside its [`Flow`]. Two values, because the flow is passed by
+/// reference here and there: the rest would then have to lie on the stack with it.
 #[derive(Clone, Copy, Debug)]
-pub struct Segment<N> {
-    /// Addresses and ports.
-    pub flow: Flow<N>,
+pub struct Segment {
     /// Its TCP header.
     pub tcp: tcp::Header,
     /// Where the IP header starts in the frame.
@@ -60,6 +65,20 @@ pub struct Segment<N> {
     pub service: u16,
 }
 
+impl Segment {
+    /// The client's initial sequence number, if this is the first segment after its SYN.
+    #[inline(always)]
+    pub fn isn(&self) -> u32 {
+        self.tcp.sequence.wrapping_sub(1)
+    }
+
+    /// The cookie that this segment acknowledges, if it does.
+    #[inline(always)]
+    pub fn cookie(&self) -> u32 {
+        self.tcp.acknowledgment.wrapping_sub(1)
+    }
+}
+
 /// What to do with a packet once its service is known.
 ///
 /// A visitor, not an enum of both families: LLVM merges the variants of a large enum into shared
@@ -68,7 +87,13 @@ pub trait Visitor<P, T> {
     /// What it comes to.
     type Output;
     /// A TCP segment for a service.
-    fn segment<N: Net>(self, packet: &mut P, tables: &T, segment: &Segment<N>) -> Self::Output;
+    fn segment<N: Net>(
+        self,
+        packet: &mut P,
+        tables: &T,
+        flow: &Flow<N>,
+        segment: &Segment,
+    ) -> Self::Output;
     /// Anything else, with the verdict on it.
     fn other(self, verdict: Verdict) -> Self::Output;
 }
@@ -83,27 +108,54 @@ pub fn locate<P: Packet, T: Tables, V: Visitor<P, T>>(
     let Some((ethertype, at)) = ethernet::payload(packet) else {
         return visitor.other(Verdict::none(Reason::NotTcp));
     };
+    let at = at + tables.zero();
+    if at > ethernet::MAX_HEADER {
+        return visitor.other(Verdict::none(Reason::NotTcp));
+    }
     if ethertype == ethernet::IPV4 {
-        match locate_v4(packet, tables, at) {
-            Ok(segment) => visitor.segment(packet, tables, &segment),
-            Err(verdict) => visitor.other(verdict),
-        }
+        visit_v4(packet, *tables, at, visitor)
     } else if ethertype == ethernet::IPV6 {
-        match locate_v6(packet, tables, at) {
-            Ok(segment) => visitor.segment(packet, tables, &segment),
-            Err(verdict) => visitor.other(verdict),
-        }
+        visit_v6(packet, *tables, at, visitor)
     } else {
         visitor.other(Verdict::none(Reason::NotTcp))
     }
 }
 
+// A function for each family, so that their stacks do not add up: "combined stack size of 2 calls
+// is 592. Too large".
+
+#[inline(never)]
+fn visit_v4<P: Packet, T: Tables, V: Visitor<P, T>>(
+    packet: &mut P,
+    tables: T,
+    at: usize,
+    visitor: V,
+) -> V::Output {
+    match locate_v4(packet, &tables, at) {
+        Ok((flow, segment)) => visitor.segment(packet, &tables, &flow, &segment),
+        Err(verdict) => visitor.other(verdict),
+    }
+}
+
+#[inline(never)]
+fn visit_v6<P: Packet, T: Tables, V: Visitor<P, T>>(
+    packet: &mut P,
+    tables: T,
+    at: usize,
+    visitor: V,
+) -> V::Output {
+    match locate_v6(packet, &tables, at) {
+        Ok((flow, segment)) => visitor.segment(packet, &tables, &flow, &segment),
+        Err(verdict) => visitor.other(verdict),
+    }
+}
+
 #[inline(always)]
-fn locate_v4<P: Packet + ?Sized, T: Tables>(
+fn locate_v4<P: Packet, T: Tables>(
     packet: &P,
     tables: &T,
     at: usize,
-) -> Result<Segment<V4>, Verdict> {
+) -> Result<(Flow<V4>, Segment), Verdict> {
     let Some(view) = packet.view(at, ipv4::HEADER) else {
         return Err(Verdict::none(Reason::NotTcp));
     };
@@ -111,7 +163,10 @@ fn locate_v4<P: Packet + ?Sized, T: Tables>(
     if ip.protocol != ipv4::TCP {
         return Err(Verdict::none(Reason::NotTcp));
     }
-    let net = V4 { client: ip.source, server: ip.destination };
+    let net = V4 {
+        client: ip.source,
+        server: ip.destination,
+    };
     let Some(entry) = tables.address(&net.server()) else {
         return Err(Verdict::none(Reason::Unprotected));
     };
@@ -125,15 +180,24 @@ fn locate_v4<P: Packet + ?Sized, T: Tables>(
     }
     let tcp_at = at + header_len;
     let fragment = ip.fragment & ipv4::MORE_FRAGMENTS != 0;
-    segment(packet, tables, &entry, net, at, tcp_at, at + total_len, fragment)
+    segment(
+        packet,
+        tables,
+        &entry,
+        net,
+        at,
+        tcp_at,
+        at + total_len,
+        fragment,
+    )
 }
 
 #[inline(always)]
-fn locate_v6<P: Packet + ?Sized, T: Tables>(
+fn locate_v6<P: Packet, T: Tables>(
     packet: &P,
     tables: &T,
     at: usize,
-) -> Result<Segment<V6>, Verdict> {
+) -> Result<(Flow<V6>, Segment), Verdict> {
     let Some(view) = packet.view(at, ipv6::HEADER) else {
         return Err(Verdict::none(Reason::NotTcp));
     };
@@ -141,7 +205,10 @@ fn locate_v6<P: Packet + ?Sized, T: Tables>(
     if ip.next_header != ipv6::TCP && !ipv6::is_extension(ip.next_header) {
         return Err(Verdict::none(Reason::NotTcp));
     }
-    let net = V6 { client: ip.source, server: ip.destination };
+    let net = V6 {
+        client: ip.source,
+        server: ip.destination,
+    };
     let Some(entry) = tables.address(&net.server()) else {
         return Err(Verdict::none(Reason::Unprotected));
     };
@@ -154,9 +221,10 @@ fn locate_v6<P: Packet + ?Sized, T: Tables>(
         return segment(packet, tables, &entry, net, at, payload_at, end, false);
     }
     match ipv6::upper(packet, payload_at, ip.next_header) {
-        ipv6::Upper::Tcp { at: tcp_at, fragment } => {
-            segment(packet, tables, &entry, net, at, tcp_at, end, fragment)
-        }
+        ipv6::Upper::Tcp {
+            at: tcp_at,
+            fragment,
+        } => segment(packet, tables, &entry, net, at, tcp_at, end, fragment),
         ipv6::Upper::Other => Err(Verdict::none(Reason::NotTcp)),
         ipv6::Upper::LaterFragment => Err(Verdict::none(Reason::Incomplete)),
         ipv6::Upper::Hidden => Err(hidden(tables, &entry, Reason::BadExtension)),
@@ -175,8 +243,17 @@ fn by_state<T: Tables>(tables: &T, service: u16, reason: Reason) -> Verdict {
     let (Some(config), Some(state)) = (tables.service(service), tables.state(service)) else {
         return Verdict::none(Reason::Unprotected);
     };
-    let reason = if is_guarded(config, state) { reason } else { Reason::Calm };
-    Verdict { service, reason, observe: config.mode == MODE_OBSERVE, syn: false }
+    let reason = if is_guarded(config, state) {
+        reason
+    } else {
+        Reason::Calm
+    };
+    Verdict {
+        service,
+        reason,
+        observe: config.mode == MODE_OBSERVE,
+        syn: false,
+    }
 }
 
 #[inline(always)]
@@ -184,16 +261,26 @@ fn service_of<T: Tables>(tables: &T, entry: &AddressEntry, port: u16) -> u16 {
     if entry.ports_id == 0 {
         return entry.service;
     }
-    let key = PortKey { ports_id: entry.ports_id, port, pad: 0 };
+    let key = PortKey {
+        ports_id: entry.ports_id,
+        port,
+        pad: 0,
+    };
     match tables.port(&key) {
         Some(service) => service,
         None => entry.service,
     }
 }
 
+/// Where a TCP header starts at the latest.
+const MAX_TCP_AT: usize = ethernet::MAX_HEADER + ipv6::HEADER + ipv6::MAX_CHAIN;
+
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "one call per family; a struct would only rename them")]
-fn segment<N: Net, P: Packet + ?Sized, T: Tables>(
+#[expect(
+    clippy::too_many_arguments,
+    reason = "one call per family; a struct would only rename them"
+)]
+fn segment<N: Net, P: Packet, T: Tables>(
     packet: &P,
     tables: &T,
     entry: &AddressEntry,
@@ -202,7 +289,11 @@ fn segment<N: Net, P: Packet + ?Sized, T: Tables>(
     tcp_at: usize,
     end: usize,
     fragment: bool,
-) -> Result<Segment<N>, Verdict> {
+) -> Result<(Flow<N>, Segment), Verdict> {
+    let tcp_at = tcp_at + tables.zero();
+    if tcp_at > MAX_TCP_AT {
+        return Err(Verdict::none(Reason::Incomplete));
+    }
     if fragment {
         // The ports are in the first eight bytes, and a fragment with fewer is never reassembled
         // (`ip_frag_queue` rounds its length down to nothing, `ip6_frag_queue` refuses it).
@@ -224,15 +315,22 @@ fn segment<N: Net, P: Packet + ?Sized, T: Tables>(
     if service == SERVICE_NONE {
         return Err(Verdict::none(Reason::Unprotected));
     }
-    Ok(Segment {
-        flow: Flow { net, client_port: tcp.source, server_port: tcp.destination },
-        tcp,
-        ip_at,
-        tcp_at,
-        end,
-        mtu: entry.mtu,
-        service,
-    })
+    let flow = Flow {
+        net,
+        client_port: tcp.source,
+        server_port: tcp.destination,
+    };
+    Ok((
+        flow,
+        Segment {
+            tcp,
+            ip_at,
+            tcp_at,
+            end,
+            mtu: entry.mtu,
+            service,
+        },
+    ))
 }
 
 /// Whether SYNs of the service are answered with cookies now (or would be, in mode observe).
@@ -248,19 +346,25 @@ pub fn is_guarded(config: &ServiceConfig, state: impl State) -> bool {
 fn judge<N: Net, P: PacketMut, T: Tables>(
     packet: &mut P,
     tables: &T,
-    segment: &Segment<N>,
+    flow: &Flow<N>,
+    segment: &Segment,
 ) -> Verdict {
     let service = segment.service;
     let (Some(config), Some(state)) = (tables.service(service), tables.state(service)) else {
         return Verdict::none(Reason::Unprotected);
     };
     let reason = if is_guarded(config, state) {
-        guarded(packet, tables, segment, config, state)
+        guarded(packet, tables, flow, segment, config)
     } else {
-        calm(tables, segment, config, state)
+        calm(tables, flow, segment, config, state)
     };
     let syn = segment.tcp.flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
-    Verdict { service, reason, observe: config.mode == MODE_OBSERVE, syn }
+    Verdict {
+        service,
+        reason,
+        observe: config.mode == MODE_OBSERVE,
+        syn,
+    }
 }
 
 // ---- calm -------------------------------------------------------------------------------------
@@ -269,16 +373,19 @@ fn judge<N: Net, P: PacketMut, T: Tables>(
 #[inline(always)]
 fn calm<N: Net, T: Tables>(
     tables: &T,
-    segment: &Segment<N>,
+    flow: &Flow<N>,
+    segment: &Segment,
     config: &ServiceConfig,
     state: T::State<'_>,
 ) -> Reason {
     const CONTROL: u16 = tcp::SYN | tcp::ACK | tcp::RST | tcp::FIN;
     if segment.tcp.flags & CONTROL == tcp::SYN {
-        return calm_syn(tables, segment, config, state);
+        return calm_syn(*tables, flow, segment.tcp.sequence, segment.service);
     }
+    let tcp = &segment.tcp;
     if state.half_open() != 0
-        && let Some(reason) = half_open_step(tables, segment, state)
+        && let Some(reason) =
+            half_open_step(*tables, flow, tcp.flags, tcp.sequence, tcp.acknowledgment)
     {
         return reason;
     }
@@ -288,9 +395,9 @@ fn calm<N: Net, T: Tables>(
         && config.mode == MODE_ADAPTIVE
         && segment.tcp.flags & CONTROL & !tcp::FIN == tcp::ACK
         && tables.now().monotonic < grace_until
-        && tables.socket(segment.flow) == Socket::Listener
+        && tables.socket(flow) == Socket::Listener
     {
-        let reason = check_cookie(tables, segment);
+        let reason = check_cookie(*tables, flow, segment.isn(), segment.cookie());
         if reason as u32 != Reason::AckInvalid as u32 {
             return reason;
         }
@@ -298,16 +405,16 @@ fn calm<N: Net, T: Tables>(
     Reason::Calm
 }
 
-#[inline(always)]
-fn calm_syn<N: Net, T: Tables>(
-    tables: &T,
-    segment: &Segment<N>,
-    config: &ServiceConfig,
-    state: T::State<'_>,
-) -> Reason {
+/// A SYN for a calm service. A function of its own for the sake of the stack, of which a program has
+/// 512 bytes.
+#[inline(never)]
+fn calm_syn<N: Net, T: Tables>(tables: T, flow: &Flow<N>, isn: u32, service: u16) -> Reason {
+    let (Some(config), Some(state)) = (tables.service(service), tables.state(service)) else {
+        return Reason::Unprotected;
+    };
     // What is not admitted locally may be forwarded: this box's socket table says nothing of it.
     if config.admission != ADMISSION_NONE {
-        match tables.socket(segment.flow) {
+        match tables.socket(flow) {
             Socket::Listener | Socket::TimeWait => {}
             Socket::None => return Reason::NoListener,
             Socket::Request => return Reason::SynRetransmitted,
@@ -317,12 +424,12 @@ fn calm_syn<N: Net, T: Tables>(
     let now = tables.now().monotonic;
     let entry = HalfOpen {
         since: now,
-        client_isn: segment.tcp.sequence,
+        client_isn: isn,
         server_isn: 0,
-        service: segment.service as u32,
+        service: service as u32,
         confirmed: 0,
     };
-    match tables.half_open_insert(&segment.flow.tuple(), &entry) {
+    match tables.half_open_insert(&flow.tuple(), &entry) {
         Inserted::Exists => Reason::SynRetransmitted,
         Inserted::New => {
             let count = state.half_open_add();
@@ -343,20 +450,21 @@ fn calm_syn<N: Net, T: Tables>(
 }
 
 /// Takes a half-open connection out of the count if this segment ends it.
-#[inline(always)]
+#[inline(never)]
 fn half_open_step<N: Net, T: Tables>(
-    tables: &T,
-    segment: &Segment<N>,
-    state: T::State<'_>,
+    tables: T,
+    flow: &Flow<N>,
+    flags: u16,
+    sequence: u32,
+    acknowledgment: u32,
 ) -> Option<Reason> {
-    let tuple = segment.flow.tuple();
+    let tuple = flow.tuple();
     let entry = tables.half_open(&tuple)?;
-    let tcp = &segment.tcp;
-    let reason = match halfopen::step(&entry, tcp.flags, tcp.sequence, tcp.acknowledgment) {
+    let reason = match halfopen::step(&entry, flags, sequence, acknowledgment) {
         halfopen::Step::Stays => return None,
         halfopen::Step::Reset => Reason::HalfOpenReset,
         halfopen::Step::Done => Reason::HandshakeDone,
-        halfopen::Step::AskSocket => match tables.socket(segment.flow) {
+        halfopen::Step::AskSocket => match tables.socket(flow) {
             Socket::Connection | Socket::TimeWait => Reason::HandshakeDone,
             _ => return None,
         },
@@ -364,7 +472,7 @@ fn half_open_step<N: Net, T: Tables>(
     if !tables.half_open_remove(&tuple) {
         return None;
     }
-    state.half_open_sub();
+    tables.state(entry.service as u16)?.half_open_sub();
     Some(reason)
 }
 
@@ -374,9 +482,9 @@ fn half_open_step<N: Net, T: Tables>(
 fn guarded<N: Net, P: PacketMut, T: Tables>(
     packet: &mut P,
     tables: &T,
-    segment: &Segment<N>,
+    flow: &Flow<N>,
+    segment: &Segment,
     config: &ServiceConfig,
-    state: T::State<'_>,
 ) -> Reason {
     let flags = segment.tcp.flags;
     let header_len = segment.tcp.header_len as usize;
@@ -391,21 +499,25 @@ fn guarded<N: Net, P: PacketMut, T: Tables>(
             return Reason::SynFin;
         }
         if flags & tcp::ACK == 0 {
-            return guarded_syn(packet, tables, segment, config);
+            return guarded_syn(packet, tables, flow, segment, config);
         }
     } else if flags & (tcp::ACK | tcp::RST) == 0 {
         return Reason::NoAck;
     }
-    match tables.socket(segment.flow) {
-        Socket::Request if flags & tcp::SYN == 0 => match half_open_step(tables, segment, state) {
-            Some(reason) => reason,
-            None => Reason::Established,
-        },
+    match tables.socket(flow) {
+        Socket::Request if flags & tcp::SYN == 0 => {
+            let tcp = &segment.tcp;
+            let step = half_open_step(*tables, flow, flags, tcp.sequence, tcp.acknowledgment);
+            match step {
+                Some(reason) => reason,
+                None => Reason::Established,
+            }
+        }
         Socket::Request | Socket::TimeWait | Socket::Connection => Reason::Established,
         Socket::None | Socket::Listener if flags & tcp::SYN != 0 => Reason::SynAckUnknown,
         Socket::None | Socket::Listener if flags & tcp::RST != 0 => Reason::RstUnknown,
         Socket::None => Reason::NoListener,
-        Socket::Listener => check_cookie(tables, segment),
+        Socket::Listener => check_cookie(*tables, flow, segment.isn(), segment.cookie()),
     }
 }
 
@@ -413,10 +525,10 @@ fn guarded<N: Net, P: PacketMut, T: Tables>(
 fn guarded_syn<N: Net, P: PacketMut, T: Tables>(
     packet: &mut P,
     tables: &T,
-    segment: &Segment<N>,
+    flow: &Flow<N>,
+    segment: &Segment,
     config: &ServiceConfig,
 ) -> Reason {
-    let flow = segment.flow;
     if flow.net.bad_source() {
         return Reason::BadSource;
     }
@@ -442,20 +554,20 @@ fn guarded_syn<N: Net, P: PacketMut, T: Tables>(
 
     let options_at = segment.tcp_at + tcp::HEADER;
     let options_len = segment.tcp.header_len as usize - tcp::HEADER;
-    let offered = options::read(packet, options_at, options_len);
+    let offered = options::read(packet, options_at, options_len, tables.zero());
     let options = synack::agree(offered, config.offers);
     let ecn = synack::wants_ecn(segment.tcp.flags, &options, config.offers);
     let payload = Payload::new::<N>(&options, key.epoch);
     let isn = segment.tcp.sequence;
     let answer = synack::Answer {
         isn,
-        cookie: cookie::generate(flow, isn, payload, key),
+        cookie: cookie::generate(*flow, isn, payload, key),
         mss: segment.mtu.saturating_sub(N::OVERHEAD),
         options,
         timestamp: Timestamp::new(now.monotonic, &options, ecn),
         ecn,
     };
-    if synack::write(packet, segment.ip_at, flow, config, &answer) {
+    if synack::write(packet, segment.ip_at, *flow, config, &answer) {
         Reason::Challenged
     } else {
         Reason::NoRoom
@@ -463,14 +575,17 @@ fn guarded_syn<N: Net, P: PacketMut, T: Tables>(
 }
 
 /// Checks an ACK for which there is a listener but no connection.
-#[inline(always)]
-fn check_cookie<N: Net, T: Tables>(tables: &T, segment: &Segment<N>) -> Reason {
+///
+/// A function of its own, as is [`half_open_step`]: called from several places, they would make
+/// the program three times as long.
+#[inline(never)]
+fn check_cookie<N: Net, T: Tables>(tables: T, flow: &Flow<N>, isn: u32, cookie: u32) -> Reason {
     let now = tables.now();
-    let place = recent::Place::of(segment.flow, tables.seed());
+    let place = recent::Place::of(*flow, tables.seed());
     let Some(bucket) = tables.bucket(place.bucket) else {
         return Reason::AckInvalid;
     };
-    if validate(tables, segment, now).is_some() {
+    if validate(&tables, *flow, isn, cookie, now).is_some() {
         recent::record(bucket, place, now.monotonic);
         Reason::CookieValid
     } else if recent::seen(bucket, place, now.monotonic) {
@@ -480,15 +595,15 @@ fn check_cookie<N: Net, T: Tables>(tables: &T, segment: &Segment<N>) -> Reason {
     }
 }
 
-/// What the cookie that a segment acknowledges says, if it is one of ours.
+/// What a cookie says, if it is one of ours.
 #[inline(always)]
 pub fn validate<N: Net, T: Tables>(
     tables: &T,
-    segment: &Segment<N>,
+    flow: Flow<N>,
+    isn: u32,
+    cookie: u32,
     now: crate::clock::Now,
 ) -> Option<Payload> {
-    let isn = segment.tcp.sequence.wrapping_sub(1);
-    let cookie = segment.tcp.acknowledgment.wrapping_sub(1);
     let epoch = now.epoch_of(Payload::claimed(cookie).parity());
-    cookie::validate(segment.flow, isn, cookie, key(tables, epoch)?)
+    cookie::validate(flow, isn, cookie, key(tables, epoch)?)
 }

@@ -49,6 +49,29 @@ pub struct Options {
 }
 
 impl Options {
+    /// All but the timestamps, in one word: MSS, scale, then a bit for each option.
+    #[inline(always)]
+    const fn pack(&self) -> u64 {
+        self.mss as u64
+            | (self.window_scale as u64) << 16
+            | (self.has_window_scale as u64) << 24
+            | (self.sack_permitted as u64) << 25
+            | (self.has_timestamps as u64) << 26
+    }
+
+    #[inline(always)]
+    const fn unpack(word: u64, ts_val: u32, ts_ecr: u32) -> Self {
+        Self {
+            mss: word as u16,
+            has_window_scale: word & (1 << 24) != 0,
+            window_scale: (word >> 16) as u8,
+            sack_permitted: word & (1 << 25) != 0,
+            has_timestamps: word & (1 << 26) != 0,
+            ts_val,
+            ts_ecr,
+        }
+    }
+
     #[inline(always)]
     fn set_timestamps(&mut self, val: u32, ecr: u32) {
         self.has_timestamps = true;
@@ -59,17 +82,23 @@ impl Options {
     #[inline(always)]
     fn set_window_scale(&mut self, shift: u8) {
         self.has_window_scale = true;
-        self.window_scale = if shift > MAX_WINDOW_SCALE { MAX_WINDOW_SCALE } else { shift };
+        self.window_scale = if shift > MAX_WINDOW_SCALE {
+            MAX_WINDOW_SCALE
+        } else {
+            shift
+        };
     }
 }
 
-/// Reads `len` bytes of options (a multiple of four, at most 40) from `at`.
+/// Reads `len` bytes of options (a multiple of four, at most 40) from `at`. `zero` is
+/// [`crate::tables::Tables::zero`].
 #[inline(always)]
-pub fn read<P: Packet + ?Sized>(packet: &P, at: usize, len: usize) -> Options {
-    match fast(packet, at, len) {
+pub fn read<P: Packet + ?Sized>(packet: &P, at: usize, len: usize, zero: usize) -> Options {
+    let options = match fast(packet, at, len) {
         Some(options) => options,
         None => packet.scan(at, len),
-    }
+    };
+    Options::unpack(options.pack() + zero as u64, options.ts_val, options.ts_ecr)
 }
 
 const MSS_WORD: u32 = 0x0204;
@@ -289,6 +318,7 @@ mod tests {
 
     fn both(bytes: &[u8]) -> Options {
         let slow = bytes.scan(0, bytes.len());
+        assert_eq!(read(bytes, 0, bytes.len(), 0), slow);
         if let Some(fast) = fast(bytes, 0, bytes.len()) {
             assert_eq!(fast, slow, "{bytes:02x?}");
         }
@@ -297,13 +327,27 @@ mod tests {
 
     #[test]
     fn the_lists_that_real_stacks_send_are_fast() {
-        let linux = [2, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 0, 7, 0, 0, 0, 0, 1, 3, 3, 7];
+        let linux = [
+            2, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 0, 7, 0, 0, 0, 0, 1, 3, 3, 7,
+        ];
         let windows = [2, 4, 5, 0xb4, 1, 3, 3, 8, 1, 1, 4, 2];
-        let apple = [2, 4, 5, 0xb4, 1, 3, 3, 6, 1, 1, 8, 10, 0, 0, 0, 9, 0, 0, 0, 0, 4, 2, 0, 0];
-        let freebsd = [2, 4, 5, 0xb4, 1, 3, 3, 6, 4, 2, 8, 10, 0, 0, 0, 9, 0, 0, 0, 0];
+        let apple = [
+            2, 4, 5, 0xb4, 1, 3, 3, 6, 1, 1, 8, 10, 0, 0, 0, 9, 0, 0, 0, 0, 4, 2, 0, 0,
+        ];
+        let freebsd = [
+            2, 4, 5, 0xb4, 1, 3, 3, 6, 4, 2, 8, 10, 0, 0, 0, 9, 0, 0, 0, 0,
+        ];
         let later = [1, 1, 8, 10, 0, 0, 0, 9, 0, 0, 0, 4];
         assert_eq!(both(&later).ts_ecr, 4);
-        for bytes in [&linux[..], &later, &windows, &apple, &freebsd, &[2, 4, 5, 0xb4], &[]] {
+        for bytes in [
+            &linux[..],
+            &later,
+            &windows,
+            &apple,
+            &freebsd,
+            &[2, 4, 5, 0xb4],
+            &[],
+        ] {
             assert!(fast(bytes, 0, bytes.len()).is_some(), "{bytes:02x?}");
             both(bytes);
         }
@@ -330,7 +374,13 @@ mod tests {
         // A shift above 14 is taken for 14.
         assert_eq!(both(&[1, 3, 3, 200]).window_scale, 14);
         // Length 0 and 1 end the list; what came before stands.
-        assert_eq!(both(&[2, 4, 2, 24, 3, 0, 3, 3]), Options { mss: 536, ..Options::default() });
+        assert_eq!(
+            both(&[2, 4, 2, 24, 3, 0, 3, 3]),
+            Options {
+                mss: 536,
+                ..Options::default()
+            }
+        );
         // So does a length beyond the list.
         assert!(!both(&[8, 10, 0, 0]).has_timestamps);
         assert!(!both(&[1, 1, 8, 10, 0, 0, 0, 1]).has_timestamps);

@@ -17,8 +17,8 @@ pub trait View: Copy {
     fn u16(self, at: usize) -> u16;
     /// Four bytes, big-endian on the wire.
     fn u32(self, at: usize) -> u32;
-    /// Sixteen bytes, as they lie on the wire.
-    fn bytes16(self, at: usize) -> [u8; 16];
+    /// Eight bytes, big-endian on the wire.
+    fn u64(self, at: usize) -> u64;
 }
 
 /// A view that can be written through.
@@ -29,6 +29,8 @@ pub trait ViewMut {
     fn set_u16(&mut self, at: usize, value: u16);
     /// Four bytes, big-endian on the wire.
     fn set_u32(&mut self, at: usize, value: u32);
+    /// Eight bytes, big-endian on the wire.
+    fn set_u64(&mut self, at: usize, value: u64);
 }
 
 /// A frame that can be read.
@@ -79,7 +81,10 @@ impl Frame {
     pub fn new(bytes: &[u8]) -> Option<Self> {
         let mut buffer = [0; Self::CAPACITY];
         buffer.get_mut(..bytes.len())?.copy_from_slice(bytes);
-        Some(Self { buffer, len: bytes.len() })
+        Some(Self {
+            buffer,
+            len: bytes.len(),
+        })
     }
 
     /// Its bytes.
@@ -105,8 +110,8 @@ impl View for &[u8] {
     }
 
     #[inline]
-    fn bytes16(self, at: usize) -> [u8; 16] {
-        core::array::from_fn(|i| self[at + i])
+    fn u64(self, at: usize) -> u64 {
+        u64::from_be_bytes(core::array::from_fn(|i| self[at + i]))
     }
 }
 
@@ -121,6 +126,10 @@ impl ViewMut for &mut [u8] {
 
     fn set_u32(&mut self, at: usize, value: u32) {
         self[at..at + 4].copy_from_slice(&value.to_be_bytes());
+    }
+
+    fn set_u64(&mut self, at: usize, value: u64) {
+        self[at..at + 8].copy_from_slice(&value.to_be_bytes());
     }
 }
 

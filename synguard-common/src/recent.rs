@@ -43,7 +43,10 @@ impl Place {
         hash = (hash ^ ports ^ seed.rotate_left(32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
         hash ^= hash >> 32;
         hash = hash.wrapping_mul(0xd6e8_feb8_6659_fd93);
-        Self { bucket: (hash >> 40) as u32 & (ADMISSION_BUCKETS - 1), tag: hash as u32 }
+        Self {
+            bucket: (hash >> 40) as u32 & (ADMISSION_BUCKETS - 1),
+            tag: hash as u32,
+        }
     }
 }
 
@@ -79,7 +82,11 @@ fn put<B: Bucket>(bucket: B, entry: u64, now: u32) {
     let mut way = 0;
     while way < ADMISSION_WAYS {
         let there = bucket.get(way);
-        let age = if there == 0 { TIME_MASK } else { now.wrapping_sub(there as u32) & TIME_MASK };
+        let age = if there == 0 {
+            TIME_MASK
+        } else {
+            now.wrapping_sub(there as u32) & TIME_MASK
+        };
         if age >= oldest_age {
             oldest = way;
             oldest_age = age;
@@ -141,7 +148,17 @@ mod tests {
     }
 
     fn place(client_port: u16) -> Place {
-        Place::of(Flow { net: V4 { client: 1, server: 2 }, client_port, server_port: 80 }, 99)
+        Place::of(
+            Flow {
+                net: V4 {
+                    client: 1,
+                    server: 2,
+                },
+                client_port,
+                server_port: 80,
+            },
+            99,
+        )
     }
 
     #[test]

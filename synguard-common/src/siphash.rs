@@ -94,7 +94,16 @@ mod tests {
             let mut h = SipHash24::new(k0, k1);
             for w in 0..words {
                 let b = w * 8;
-                h = h.word(u64::from_le_bytes([b, b + 1, b + 2, b + 3, b + 4, b + 5, b + 6, b + 7]));
+                h = h.word(u64::from_le_bytes([
+                    b,
+                    b + 1,
+                    b + 2,
+                    b + 3,
+                    b + 4,
+                    b + 5,
+                    b + 6,
+                    b + 7,
+                ]));
             }
             assert_eq!(h.finish().to_le_bytes(), hash, "{words} words");
         }

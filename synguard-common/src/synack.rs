@@ -78,7 +78,11 @@ pub fn write<N: Net, P: PacketMut>(
     let tcp_len = tcp::HEADER + options_len(&answer.options);
     let needed = tcp_at + tcp_len;
     // Padding to the shortest frame stays where it is: the wire has it anyway.
-    let wanted = if needed < ethernet::MIN_FRAME { ethernet::MIN_FRAME } else { needed };
+    let wanted = if needed < ethernet::MIN_FRAME {
+        ethernet::MIN_FRAME
+    } else {
+        needed
+    };
     if packet.frame_len() != wanted && !packet.resize(wanted) {
         return false;
     }
@@ -145,7 +149,11 @@ fn write_tcp<N: Net, P: PacketMut>(
     };
     put(0x0204_0000 | answer.mss as u32)?;
     if options.has_timestamps {
-        put(if options.sack_permitted { 0x0402_080a } else { 0x0101_080a })?;
+        put(if options.sack_permitted {
+            0x0402_080a
+        } else {
+            0x0101_080a
+        })?;
         put(answer.timestamp.0)?;
         put(options.ts_val)?;
     } else if options.sack_permitted {
@@ -154,7 +162,10 @@ fn write_tcp<N: Net, P: PacketMut>(
     if options.has_window_scale {
         put(0x0103_0300 | config.rcv_wscale as u32)?;
     }
-    let header = tcp::Header { checksum: checksum::finish(sum), ..header };
+    let header = tcp::Header {
+        checksum: checksum::finish(sum),
+        ..header
+    };
     header.write(&mut packet.view_mut(at, tcp::HEADER)?);
     Some(())
 }
@@ -182,7 +193,11 @@ impl WriteAnswer for crate::flow::V4 {
             source: self.server,
             destination: self.client,
         };
-        ipv4::Header { checksum: header.compute_checksum(), ..header }.write(view);
+        ipv4::Header {
+            checksum: header.compute_checksum(),
+            ..header
+        }
+        .write(view);
     }
 }
 

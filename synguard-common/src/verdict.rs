@@ -156,7 +156,13 @@ mod tests {
         for (i, a) in Reason::ALL.iter().enumerate() {
             assert_eq!(*a as usize, i);
             assert!(!a.describe().is_empty());
-            assert!(a.label().bytes().all(|c| c.is_ascii_lowercase() || c == b'_'), "{}", a.label());
+            assert!(
+                a.label()
+                    .bytes()
+                    .all(|c| c.is_ascii_lowercase() || c == b'_'),
+                "{}",
+                a.label()
+            );
             for b in &Reason::ALL[i + 1..] {
                 assert_ne!(a.label(), b.label());
             }

@@ -30,7 +30,8 @@ pub unsafe fn compare_exchange(word: *mut u32, old: u32, new: u32) -> bool {
     // SAFETY: the caller's promise.
     unsafe {
         use core::intrinsics::{AtomicOrdering, atomic_cxchg};
-        atomic_cxchg::<u32, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(word, old, new).1
+        atomic_cxchg::<u32, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(word, old, new)
+            .1
     }
     #[cfg(not(target_arch = "bpf"))]
     // SAFETY: the caller's promise.

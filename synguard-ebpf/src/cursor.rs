@@ -71,7 +71,13 @@ impl Cursor<xdp_md> {
     #[inline(always)]
     pub fn of_xdp(ctx: *mut xdp_md) -> Self {
         // SAFETY: `ctx` is the program's context.
-        unsafe { Self { ctx, data: Context::data(ctx), end: Context::data_end(ctx) } }
+        unsafe {
+            Self {
+                ctx,
+                data: Context::data(ctx),
+                end: Context::data_end(ctx),
+            }
+        }
     }
 }
 
@@ -81,7 +87,11 @@ impl Cursor<__sk_buff> {
     pub fn of_skb(ctx: *mut __sk_buff) -> Option<Self> {
         // SAFETY: `ctx` is the program's context.
         unsafe {
-            let mut cursor = Self { ctx, data: Context::data(ctx), end: Context::data_end(ctx) };
+            let mut cursor = Self {
+                ctx,
+                data: Context::data(ctx),
+                end: Context::data_end(ctx),
+            };
             let len = (*ctx).len;
             let wanted = if len < LINEAR { len } else { LINEAR };
             if cursor.data.wrapping_add(MIN_LINEAR) > cursor.end {
@@ -124,9 +134,9 @@ impl View for Checked {
     }
 
     #[inline(always)]
-    fn bytes16(self, at: usize) -> [u8; 16] {
+    fn u64(self, at: usize) -> u64 {
         // SAFETY: as above.
-        unsafe { self.0.add(at).cast::<[u8; 16]>().read() }
+        u64::from_be(unsafe { self.0.add(at).cast::<u64>().read_unaligned() })
     }
 }
 
@@ -147,6 +157,12 @@ impl ViewMut for Checked {
     fn set_u32(&mut self, at: usize, value: u32) {
         // SAFETY: as above.
         unsafe { self.0.add(at).cast::<u32>().write_unaligned(value.to_be()) }
+    }
+
+    #[inline(always)]
+    fn set_u64(&mut self, at: usize, value: u64) {
+        // SAFETY: as above.
+        unsafe { self.0.add(at).cast::<u64>().write_unaligned(value.to_be()) }
     }
 }
 
@@ -174,7 +190,11 @@ impl<C: Context> Cursor<C> {
     #[inline(always)]
     fn checked(&self, at: usize, len: usize) -> Option<Checked> {
         let start = opaque(self.data.wrapping_add(at));
-        if start.wrapping_add(len) > self.end { None } else { Some(Checked(start)) }
+        if start.wrapping_add(len) > self.end {
+            None
+        } else {
+            Some(Checked(start))
+        }
     }
 }
 
@@ -215,7 +235,9 @@ impl PacketMut for Cursor<xdp_md> {
 
     #[inline(always)]
     fn frame_len(&self) -> usize {
-        self.end as usize - self.data as usize
+        // LLVM would subtract in 32 bits where that is all the caller looks at: "R2 32-bit pointer
+        // arithmetic prohibited".
+        opaque(self.end.wrapping_sub(self.data as usize)) as usize
     }
 
     #[inline(always)]

@@ -2,9 +2,7 @@
 
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock, bpf_sock_tuple, xdp_md},
-    helpers::{
-        bpf_ktime_get_coarse_ns, bpf_sk_release, bpf_skc_lookup_tcp, bpf_skc_to_tcp_sock,
-    },
+    helpers::{bpf_ktime_get_coarse_ns, bpf_sk_release, bpf_skc_lookup_tcp, bpf_skc_to_tcp_sock},
     maps::lpm_trie::Key,
 };
 use synguard_common::{
@@ -15,7 +13,6 @@ use synguard_common::{
     admit::{Admission, RequestAttributes},
     clock::Now,
     flow::{Flow, Net},
-    ingress::Segment,
     tables::{Bucket, Inserted, Socket, State, Tables},
     wire::ipv4,
 };
@@ -43,6 +40,15 @@ const TCP_NEW_SYN_RECV: u32 = 12;
 pub struct Kernel<C> {
     ctx: *mut C,
 }
+
+impl<C> Clone for Kernel<C> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<C> Copy for Kernel<C> {}
 
 impl Kernel<xdp_md> {
     /// From an XDP program.
@@ -116,57 +122,94 @@ impl Bucket for BucketRef {
     #[inline(always)]
     fn get(self, way: usize) -> u64 {
         // SAFETY: a live map value; callers stay below ADMISSION_WAYS.
-        unsafe { (&raw const (*self.0).ways).cast::<u64>().add(way).read_volatile() }
+        unsafe {
+            (&raw const (*self.0).ways)
+                .cast::<u64>()
+                .add(way)
+                .read_volatile()
+        }
     }
 
     #[inline(always)]
     fn set(self, way: usize, value: u64) {
         // SAFETY: as above.
-        unsafe { (&raw mut (*self.0).ways).cast::<u64>().add(way).write_volatile(value) };
+        unsafe {
+            (&raw mut (*self.0).ways)
+                .cast::<u64>()
+                .add(way)
+                .write_volatile(value)
+        };
     }
 }
 
 /// `bpf_skc_lookup_tcp` for a flow.
 #[inline(always)]
-fn lookup<C, N: Net>(ctx: *mut C, flow: Flow<N>) -> *mut bpf_sock {
-    let client = flow.net.client().0;
-    let server = flow.net.server().0;
-    // `struct bpf_sock_tuple`: source address, destination address, source port, destination
-    // port, all in network order.
+fn lookup<C, N: Net>(ctx: *mut C, flow: &Flow<N>) -> *mut bpf_sock {
     if N::HEADER == ipv4::HEADER {
-        #[repr(C, align(8))]
-        struct Tuple4([u8; 4], [u8; 4], u16, u16);
-        let mut tuple = Tuple4(
-            [client[12], client[13], client[14], client[15]],
-            [server[12], server[13], server[14], server[15]],
-            flow.client_port.to_be(),
-            flow.server_port.to_be(),
-        );
-        // SAFETY: `ctx` is the program's context and `tuple` has the size given.
-        unsafe {
-            bpf_skc_lookup_tcp(
-                ctx.cast(),
-                (&raw mut tuple).cast::<bpf_sock_tuple>(),
-                12,
-                CURRENT_NETNS,
-                0,
-            )
-        }
+        lookup_v4(ctx, flow)
     } else {
-        #[repr(C, align(8))]
-        struct Tuple6([u8; 16], [u8; 16], u16, u16);
-        let mut tuple =
-            Tuple6(client, server, flow.client_port.to_be(), flow.server_port.to_be());
-        // SAFETY: as above.
-        unsafe {
-            bpf_skc_lookup_tcp(
-                ctx.cast(),
-                (&raw mut tuple).cast::<bpf_sock_tuple>(),
-                36,
-                CURRENT_NETNS,
-                0,
-            )
-        }
+        lookup_v6(ctx, flow)
+    }
+}
+
+/// The IPv4 half of `struct bpf_sock_tuple`, in network order.
+#[repr(C, align(8))]
+struct Tuple4 {
+    source: [u8; 4],
+    destination: [u8; 4],
+    source_port: u16,
+    destination_port: u16,
+}
+
+/// The IPv6 half.
+#[repr(C, align(8))]
+struct Tuple6 {
+    source: [u8; 16],
+    destination: [u8; 16],
+    source_port: u16,
+    destination_port: u16,
+}
+
+#[inline(always)]
+fn lookup_v4<C, N: Net>(ctx: *mut C, flow: &Flow<N>) -> *mut bpf_sock {
+    let [.., a, b, c, d] = flow.net.client().0;
+    let [.., e, f, g, h] = flow.net.server().0;
+    let mut tuple = Tuple4 {
+        source: [a, b, c, d],
+        destination: [e, f, g, h],
+        source_port: flow.client_port.to_be(),
+        destination_port: flow.server_port.to_be(),
+    };
+    // SAFETY: `ctx` is the program's context, and the tuple has the twelve bytes announced.
+    unsafe {
+        bpf_skc_lookup_tcp(
+            ctx.cast(),
+            (&raw mut tuple).cast::<bpf_sock_tuple>(),
+            12,
+            CURRENT_NETNS,
+            0,
+        )
+    }
+}
+
+/// A function of its own, for the sake of the stack.
+#[inline(never)]
+fn lookup_v6<C, N: Net>(ctx: *mut C, flow: &Flow<N>) -> *mut bpf_sock {
+    let mut tuple = Tuple6 {
+        source: flow.net.client().0,
+        destination: flow.net.server().0,
+        source_port: flow.client_port.to_be(),
+        destination_port: flow.server_port.to_be(),
+    };
+    // SAFETY: `ctx` is the program's context, and the tuple has the 36 bytes announced.
+    unsafe {
+        bpf_skc_lookup_tcp(
+            ctx.cast(),
+            (&raw mut tuple).cast::<bpf_sock_tuple>(),
+            36,
+            CURRENT_NETNS,
+            0,
+        )
     }
 }
 
@@ -231,6 +274,14 @@ impl<C> Tables for Kernel<C> {
     }
 
     #[inline(always)]
+    fn zero(&self) -> usize {
+        // SAFETY: a live map value; volatile, or LLVM would read it once and share what it knows.
+        RUNTIME.get(0).map_or(0, |runtime| unsafe {
+            (&raw const runtime.zero).read_volatile()
+        }) as usize
+    }
+
+    #[inline(always)]
     fn seed(&self) -> u64 {
         RUNTIME.get(0).map_or(0, |runtime| runtime.seed)
     }
@@ -271,7 +322,7 @@ impl<C> Tables for Kernel<C> {
     }
 
     #[inline(always)]
-    fn socket<N: Net>(&self, flow: Flow<N>) -> Socket {
+    fn socket<N: Net>(&self, flow: &Flow<N>) -> Socket {
         let sock = lookup(self.ctx, flow);
         if sock.is_null() {
             return Socket::None;
@@ -293,8 +344,8 @@ impl<C> Tables for Kernel<C> {
 
 impl Admission for Kernel<__sk_buff> {
     #[inline(always)]
-    fn assign<N: Net>(&self, segment: &Segment<N>, attributes: &mut RequestAttributes) -> bool {
-        let sock = lookup(self.ctx, segment.flow);
+    fn assign<N: Net>(&self, flow: &Flow<N>, attributes: &mut RequestAttributes) -> bool {
+        let sock = lookup(self.ctx, flow);
         if sock.is_null() {
             return false;
         }

@@ -5,11 +5,11 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, LpmTrie, PerCpuArray},
 };
-use synguard_common::options::Scanner;
 use synguard_common::abi::{
-    ADMISSION_BUCKETS, Address, AddressEntry, AdmissionBucket, Clock, EpochKey, HalfOpen, KEY_SLOTS,
-    PortEntry, PortKey, Runtime, ServiceConfig, ServiceState, ServiceStats, Tuple,
+    ADMISSION_BUCKETS, Address, AddressEntry, AdmissionBucket, Clock, EpochKey, HalfOpen,
+    KEY_SLOTS, PortEntry, PortKey, Runtime, ServiceConfig, ServiceState, ServiceStats, Tuple,
 };
+use synguard_common::options::Scanner;
 
 /// `BPF_F_MMAPABLE`: the daemon maps the array's memory.
 const MMAPABLE: u32 = 1 << 10;

@@ -42,8 +42,12 @@ pub fn put(ctx: *mut xdp_md) {
 #[inline(always)]
 pub fn is_there(skb: *mut __sk_buff) -> bool {
     // SAFETY: `skb` is the program's context.
-    let (meta, data) =
-        unsafe { ((*skb).data_meta as usize as *const u32, (*skb).data as usize as *const u32) };
+    let (meta, data) = unsafe {
+        (
+            (*skb).data_meta as usize as *const u32,
+            (*skb).data as usize as *const u32,
+        )
+    };
     // SAFETY: four bytes between the two pointers are checked first.
     meta.wrapping_add(1) <= data && unsafe { meta.read_unaligned() } == MARK
 }
@@ -51,5 +55,7 @@ pub fn is_there(skb: *mut __sk_buff) -> bool {
 /// Whether the driver leaves no room for marks.
 #[inline(always)]
 pub fn is_impossible() -> bool {
-    RUNTIME.get(0).is_some_and(|runtime| runtime.no_metadata != 0)
+    RUNTIME
+        .get(0)
+        .is_some_and(|runtime| runtime.no_metadata != 0)
 }

@@ -8,6 +8,8 @@ pub const HEADER: usize = 14;
 pub const TAG: usize = 4;
 /// Most tags that are followed.
 pub const MAX_TAGS: usize = 2;
+/// Where the payload starts at the latest.
+pub const MAX_HEADER: usize = HEADER + MAX_TAGS * TAG;
 /// Shortest frame on the wire, bytes, without its check sequence.
 pub const MIN_FRAME: usize = 60;
 

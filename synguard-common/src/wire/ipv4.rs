@@ -91,7 +91,10 @@ impl Header {
     /// Writes the fixed part, the checksum as it stands in the header.
     #[inline(always)]
     pub fn write(&self, view: &mut impl ViewMut) {
-        view.set_u8(field::VERSION_IHL, (self.version << 4) | (self.header_len >> 2));
+        view.set_u8(
+            field::VERSION_IHL,
+            (self.version << 4) | (self.header_len >> 2),
+        );
         view.set_u8(field::TOS, self.tos);
         view.set_u16(field::TOTAL_LENGTH, self.total_len);
         view.set_u16(field::IDENTIFICATION, self.identification);

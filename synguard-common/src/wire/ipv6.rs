@@ -9,6 +9,9 @@ pub const HEADER: usize = 40;
 /// them).
 pub const MAX_EXTENSIONS: usize = 6;
 
+/// Longest chain of extension headers that is followed, bytes: each at most 256 units of eight.
+pub const MAX_CHAIN: usize = MAX_EXTENSIONS * 2048;
+
 /// Next-header value of hop-by-hop options.
 pub const HOP_BY_HOP: u8 = 0;
 /// Next-header value of TCP.
@@ -44,7 +47,7 @@ pub mod field {
     pub const DESTINATION: usize = 24;
 }
 
-/// The fixed header. Addresses are four host-order words, most significant first.
+/// The fixed header. Addresses are two host-order words, most significant first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
     /// Version (6), traffic class and flow label.
@@ -56,14 +59,14 @@ pub struct Header {
     /// Hop limit.
     pub hop_limit: u8,
     /// Source address.
-    pub source: [u32; 4],
+    pub source: [u64; 2],
     /// Destination address.
-    pub destination: [u32; 4],
+    pub destination: [u64; 2],
 }
 
 #[inline(always)]
-fn address(view: impl View, at: usize) -> [u32; 4] {
-    [view.u32(at), view.u32(at + 4), view.u32(at + 8), view.u32(at + 12)]
+fn address(view: impl View, at: usize) -> [u64; 2] {
+    [view.u64(at), view.u64(at + 8)]
 }
 
 impl Header {
@@ -87,10 +90,10 @@ impl Header {
         view.set_u16(field::PAYLOAD_LENGTH, self.payload_len);
         view.set_u8(field::NEXT_HEADER, self.next_header);
         view.set_u8(field::HOP_LIMIT, self.hop_limit);
-        for i in 0..4 {
-            view.set_u32(field::SOURCE + 4 * i, self.source[i]);
-            view.set_u32(field::DESTINATION + 4 * i, self.destination[i]);
-        }
+        view.set_u64(field::SOURCE, self.source[0]);
+        view.set_u64(field::SOURCE + 8, self.source[1]);
+        view.set_u64(field::DESTINATION, self.destination[0]);
+        view.set_u64(field::DESTINATION + 8, self.destination[1]);
     }
 }
 
@@ -182,21 +185,92 @@ mod tests {
     #[test]
     fn extension_headers_are_followed_to_tcp() {
         let packet = [
-            DESTINATION_OPTIONS, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, // hop-by-hop
-            AUTHENTICATION, 0, 0, 0, 0, 0, 0, 0, // destination options
-            FRAGMENT, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, // AH
-            TCP, 0, 0, 1, 0, 0, 0, 9, // fragment header, first of several
-            1, 2,
+            DESTINATION_OPTIONS,
+            1,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0, // hop-by-hop
+            AUTHENTICATION,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0, // destination options
+            FRAGMENT,
+            4,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0, // AH
+            TCP,
+            0,
+            0,
+            1,
+            0,
+            0,
+            0,
+            9, // fragment header, first of several
+            1,
+            2,
         ];
         let tcp = packet.len() - 2;
-        assert_eq!(upper(&packet[..], 0, HOP_BY_HOP), Upper::Tcp { at: tcp, fragment: true });
+        assert_eq!(
+            upper(&packet[..], 0, HOP_BY_HOP),
+            Upper::Tcp {
+                at: tcp,
+                fragment: true
+            }
+        );
         assert_eq!(upper(&packet[..tcp - 1], 0, HOP_BY_HOP), Upper::Hidden);
-        assert_eq!(upper(&packet[..], 5, TCP), Upper::Tcp { at: 5, fragment: false });
+        assert_eq!(
+            upper(&packet[..], 5, TCP),
+            Upper::Tcp {
+                at: 5,
+                fragment: false
+            }
+        );
         assert_eq!(upper(&packet[..], 0, 17), Upper::Other);
-        assert_eq!(upper(&[TCP, 0, 0, 8, 0, 0, 0, 0][..], 0, FRAGMENT), Upper::LaterFragment);
+        assert_eq!(
+            upper(&[TCP, 0, 0, 8, 0, 0, 0, 0][..], 0, FRAGMENT),
+            Upper::LaterFragment
+        );
         assert_eq!(
             upper(&[TCP, 0, 0, 0, 0, 0, 0, 0][..], 0, FRAGMENT),
-            Upper::Tcp { at: 8, fragment: false }
+            Upper::Tcp {
+                at: 8,
+                fragment: false
+            }
         );
     }
 
@@ -205,13 +279,25 @@ mod tests {
         let chain = |n: usize| -> Vec<u8> {
             (0..n)
                 .flat_map(|i| {
-                    [if i + 1 == n { TCP } else { DESTINATION_OPTIONS }, 0, 1, 4, 0, 0, 0, 0]
+                    [
+                        if i + 1 == n { TCP } else { DESTINATION_OPTIONS },
+                        0,
+                        1,
+                        4,
+                        0,
+                        0,
+                        0,
+                        0,
+                    ]
                 })
                 .collect()
         };
         assert_eq!(
             upper(&chain(6)[..], 0, DESTINATION_OPTIONS),
-            Upper::Tcp { at: 48, fragment: false }
+            Upper::Tcp {
+                at: 48,
+                fragment: false
+            }
         );
         assert_eq!(upper(&chain(7)[..], 0, DESTINATION_OPTIONS), Upper::Hidden);
     }

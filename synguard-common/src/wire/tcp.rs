@@ -166,9 +166,10 @@ impl<'a> TcpOption<'a> {
             (options::SACK, blocks) if !blocks.is_empty() && blocks.len().is_multiple_of(8) => {
                 Self::Sack(blocks)
             }
-            (options::TIMESTAMPS, &[a, b, c, d, e, f, g, h]) => {
-                Self::Timestamps(u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h]))
-            }
+            (options::TIMESTAMPS, &[a, b, c, d, e, f, g, h]) => Self::Timestamps(
+                u32::from_be_bytes([a, b, c, d]),
+                u32::from_be_bytes([e, f, g, h]),
+            ),
             (options::FAST_OPEN, cookie) => Self::FastOpen(cookie),
             (kind, data) => Self::Unknown(kind, data),
         };
@@ -226,10 +227,16 @@ mod tests {
     #[test]
     fn a_captured_handshake() {
         let syn = Header::read(&SYN_BYTES[..]);
-        assert_eq!((syn.source, syn.destination, syn.sequence), (57788, 443, 33_219_744));
+        assert_eq!(
+            (syn.source, syn.destination, syn.sequence),
+            (57788, 443, 33_219_744)
+        );
         assert_eq!((syn.flags, syn.header_len, syn.window), (SYN, 32, 64240));
         let ack = Header::read(&ACK_BYTES[..]);
-        assert_eq!((ack.flags, ack.header_len, ack.sequence), (ACK, 20, syn.sequence + 1));
+        assert_eq!(
+            (ack.flags, ack.header_len, ack.sequence),
+            (ACK, 20, syn.sequence + 1)
+        );
 
         let mut rest = &SYN_BYTES[HEADER..];
         let mut found = Vec::new();
@@ -238,12 +245,21 @@ mod tests {
             rest = after;
         }
         use TcpOption::*;
-        assert_eq!(found, [Mss(1460), Nop, WindowScale(8), Nop, Nop, SackPermitted]);
+        assert_eq!(
+            found,
+            [Mss(1460), Nop, WindowScale(8), Nop, Nop, SackPermitted]
+        );
     }
 
     #[test]
     fn impossible_lengths_are_no_option() {
-        for bytes in [&[2u8][..], &[2, 0], &[2, 1], &[2, 4, 5], &[8, 11, 0, 0, 0, 0, 0, 0, 0, 0]] {
+        for bytes in [
+            &[2u8][..],
+            &[2, 0],
+            &[2, 1],
+            &[2, 4, 5],
+            &[8, 11, 0, 0, 0, 0, 0, 0, 0, 0],
+        ] {
             assert_eq!(TcpOption::read(bytes), None, "{bytes:?}");
         }
     }
