@@ -273,10 +273,14 @@ impl Guard {
     }
 
     fn commit(&mut self, tables: Tables, services: Vec<Running>) {
-        for (number, address, port) in tables.excepted.difference(&self.tables.excepted) {
-            let name = services.iter().find(|running| running.number == *number);
-            let name = name.map_or("?", |running| running.service.name.as_str());
-            warn!(service = name, "not guarding {}", excepted(*address, *port));
+        for running in &services {
+            let before = excepted(&self.tables, running.number);
+            for line in excepted(&tables, running.number) {
+                if !before.contains(&line) {
+                    let name = &running.service.name;
+                    warn!(service = name, "service {name} must leave out {line}");
+                }
+            }
         }
         self.tables = tables;
         self.services = services;
@@ -519,13 +523,22 @@ fn timeouts(services: &[Running]) -> impl Iterator<Item = (u16, Duration)> {
         .map(|running| (running.number, running.service.half_open_timeout))
 }
 
-/// What is said of a listener that must be left alone.
-pub(super) fn excepted(address: std::net::IpAddr, port: u16) -> String {
-    let at = std::net::SocketAddr::new(address, port);
-    format!(
-        "{at}: its listener speaks MPTCP, and the kernel takes no cookie connections for it; turn \
-         MPTCP off there (a Go server: GODEBUG=multipathtcp=0)"
-    )
+/// What a service must leave alone, a line for each port.
+pub(super) fn excepted(tables: &Tables, number: u16) -> Vec<String> {
+    let mut ports: BTreeMap<u16, Vec<String>> = BTreeMap::new();
+    for (_, address, port) in tables.excepted.iter().filter(|(of, ..)| *of == number) {
+        ports.entry(*port).or_default().push(address.to_string());
+    }
+    ports
+        .into_iter()
+        .map(|(port, addresses)| {
+            format!(
+                "port {port} of {}: its listener speaks MPTCP, and the kernel takes no cookie \
+                 connections for it; turn MPTCP off there (a Go server: GODEBUG=multipathtcp=0)",
+                addresses.join(", ")
+            )
+        })
+        .collect()
 }
 
 fn pairs<'a>(

@@ -94,7 +94,7 @@ async fn daemon(args: RunArgs) -> anyhow::Result<()> {
     check_interfaces(&interfaces, &world)?;
     let socket = control::bind(&config.socket)?;
     let scrape = config.metrics.map(metrics::bind).transpose()?;
-    let secret = secret::obtain(&config.secret)?;
+    let keys = KeyRing::new(&secret::obtain(&config.secret)?);
 
     let options = dataplane::Options {
         half_open_entries: config.half_open_entries,
@@ -106,10 +106,9 @@ async fn daemon(args: RunArgs) -> anyhow::Result<()> {
         config_path: args.config_path,
         overrides: args.overrides,
         dataplane,
-        keys: KeyRing::new(&secret),
+        keys,
         world,
     })?;
-    drop(secret);
     for name in &interfaces {
         guard.attach(name)?;
     }

@@ -80,17 +80,10 @@ impl Guard {
             .get(running.number)
             .map(|slot| slot.read())
             .unwrap_or_default();
-        let excepted = self
-            .tables
-            .excepted
-            .iter()
-            .filter(|(number, ..)| *number == running.number);
         ServiceStatus {
             name: running.service.name.clone(),
             covers: running.covers(),
-            excepted: excepted
-                .map(|(_, address, port)| super::guard::excepted(*address, *port))
-                .collect(),
+            excepted: super::guard::excepted(&self.tables, running.number),
             mode: running.service.mode,
             admission: if running.admission_error.is_none() {
                 "local"

@@ -179,18 +179,17 @@ impl Sweep {
             if steps.is_multiple_of(BATCH) {
                 thread::sleep(BREATH);
             }
-            match entry {
-                Ok((Wire(tuple), Wire(half_open))) => {
-                    // A number that is no service's has no timeout, and so no patience.
-                    let service = u16::try_from(half_open.service).unwrap_or(SERVICE_NONE);
-                    if is_old(&half_open, now, self.shared.timeout(service)) {
-                        old.push((tuple, service));
-                    } else {
-                        left += 1;
-                    }
-                }
-                // Gone between its key and its value: the programs were faster.
-                Err(_) => {}
+            // An error is an entry that went between its key and its value: the programs were
+            // faster.
+            let Ok((Wire(tuple), Wire(half_open))) = entry else {
+                continue;
+            };
+            // A number that is no service's has no timeout, and so no patience.
+            let service = u16::try_from(half_open.service).unwrap_or(SERVICE_NONE);
+            if is_old(&half_open, now, self.shared.timeout(service)) {
+                old.push((tuple, service));
+            } else {
+                left += 1;
             }
         }
         for (tuple, service) in old {

@@ -298,10 +298,14 @@ mod tests {
         assert_eq!(memory.has_prefixes, !tables.prefixes.is_empty());
     }
 
-    fn tables(
-        services: &[(u16, Option<&str>, Option<std::ops::RangeInclusive<u16>>)],
-        previous: &Tables,
-    ) -> Tables {
+    /// Number, prefix and ports.
+    type Brief = (
+        u16,
+        Option<&'static str>,
+        Option<std::ops::RangeInclusive<u16>>,
+    );
+
+    fn tables(services: &[Brief], previous: &Tables) -> Tables {
         let targets: Vec<Target> = services
             .iter()
             .map(|(number, prefix, ports)| Target {

@@ -70,7 +70,7 @@ fn naive(targets: &[Target], facts: &Facts, address: IpAddr, port: u16) -> u16 {
     if of_the_box && facts.exceptions.iter().any(excepted) {
         return SERVICE_NONE;
     }
-    let mut best: Option<((bool, i32, std::cmp::Reverse<usize>), u16)> = None;
+    let mut best = None;
     for (position, target) in targets.iter().enumerate() {
         if target
             .ports
@@ -89,7 +89,7 @@ fn naive(targets: &[Target], facts: &Facts, address: IpAddr, port: u16) -> u16 {
         };
         if let Some(length) = length {
             let rank = (target.ports.is_some(), length, std::cmp::Reverse(position));
-            if best.is_none_or(|(other, _)| rank > other) {
+            if best.is_none_or(|(other, _): (_, u16)| rank > other) {
                 best = Some((rank, target.number));
             }
         }
