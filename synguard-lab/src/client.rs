@@ -4,7 +4,7 @@
 use std::{
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
-    os::fd::AsRawFd as _,
+    os::fd::{AsFd, AsRawFd as _},
     time::Duration,
 };
 
@@ -13,6 +13,7 @@ use nix::{
     libc,
     sys::socket::{setsockopt, sockopt},
 };
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, Socket, Type};
 
 use crate::netns::Netns;
@@ -142,7 +143,7 @@ fn exchange(mut stream: &TcpStream, head: &str, body: &[u8]) -> Result<Answer> {
 }
 
 /// What the kernel knows of a connection (`TCP_INFO`), as far as tests ask.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TcpInfo {
     /// State; 1 is established.
     pub state: u8,
@@ -168,15 +169,22 @@ pub struct TcpInfo {
     pub rtt: Duration,
 }
 
+/// Asks the server's kernel about a connection to [`http::HttpServer`](crate::http::HttpServer).
+pub fn server_info(stream: &TcpStream) -> Result<TcpInfo> {
+    let answer = get(stream, "/info")?;
+    serde_json::from_slice(&answer.body)
+        .with_context(|| format!("/info answers {:?}", String::from_utf8_lossy(&answer.body)))
+}
+
 /// Asks the kernel about a connection.
-pub fn tcp_info(stream: &TcpStream) -> Result<TcpInfo> {
+pub fn tcp_info(stream: &impl AsFd) -> Result<TcpInfo> {
     // SAFETY: all zeroes is a valid tcp_info.
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
     let mut length = size_of_val(&info) as libc::socklen_t;
     // SAFETY: the kernel writes at most `length` bytes to a structure of that size.
     let result = unsafe {
         libc::getsockopt(
-            stream.as_raw_fd(),
+            stream.as_fd().as_raw_fd(),
             libc::SOL_TCP,
             libc::TCP_INFO,
             (&raw mut info).cast(),

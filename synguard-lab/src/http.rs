@@ -3,11 +3,13 @@
 //!
 //! - `GET /`: a short text.
 //! - `GET /bytes/N`: N bytes that [`payload`] makes, too.
+//! - `GET /info`: what the server's kernel knows of this connection ([`TcpInfo`], as JSON).
 //! - `POST /sink`: reads all, answers `{"bytes":…,"blake3":"…"}`.
 
 use std::{
     convert::Infallible,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::{AsRawFd as _, BorrowedFd, RawFd},
     pin::Pin,
     sync::mpsc,
     task::{Context as TaskContext, Poll},
@@ -32,7 +34,11 @@ use tokio::{
     task::LocalSet,
 };
 
-use crate::{cpu::Task, netns::Netns};
+use crate::{
+    client::{TcpInfo, tcp_info},
+    cpu::Task,
+    netns::Netns,
+};
 
 /// What `GET /` answers.
 pub const GREETING: &str = "hello from behind the guard\n";
@@ -191,7 +197,8 @@ async fn accept(listener: TcpListener, protocol: Protocol) {
             let _ = stream.set_nodelay(true);
             match protocol {
                 Protocol::Http => {
-                    let service = service_fn(answer);
+                    let socket = stream.as_raw_fd();
+                    let service = service_fn(move |request| answer(request, socket));
                     let mut server = http1::Builder::new();
                     let _ = server
                         .timer(TokioTimer::new())
@@ -218,7 +225,8 @@ async fn echo(mut stream: TcpStream, first: &[u8]) -> std::io::Result<()> {
 
 type Answer = Response<Either<Full<Bytes>, Payload>>;
 
-async fn answer(request: Request<Incoming>) -> Result<Answer, Infallible> {
+/// Answers a request that came by `socket`, which the caller keeps open meanwhile.
+async fn answer(request: Request<Incoming>, socket: RawFd) -> Result<Answer, Infallible> {
     let text = |status, text: String| {
         let mut response = Response::new(Either::Left(Full::new(Bytes::from(text))));
         *response.status_mut() = status;
@@ -232,6 +240,10 @@ async fn answer(request: Request<Incoming>) -> Result<Answer, Infallible> {
         ) {
             (&Method::GET, Some(Ok(length))) => Response::new(Either::Right(Payload::new(length))),
             (&Method::GET, None) if path == "/" => text(StatusCode::OK, GREETING.to_owned()),
+            (&Method::GET, None) if path == "/info" => match info(socket) {
+                Ok(info) => text(StatusCode::OK, info),
+                Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}\n")),
+            },
             (&Method::POST, None) if path == "/sink" => match drain(request.into_body()).await {
                 Ok((length, hash)) => text(
                     StatusCode::OK,
@@ -241,10 +253,17 @@ async fn answer(request: Request<Incoming>) -> Result<Answer, Infallible> {
             },
             _ => text(
                 StatusCode::NOT_FOUND,
-                "there are /, /bytes/N and POST /sink\n".to_owned(),
+                "there are /, /bytes/N, /info and POST /sink\n".to_owned(),
             ),
         },
     )
+}
+
+fn info(socket: RawFd) -> Result<String> {
+    // SAFETY: hyper serves requests out of the future that owns the stream.
+    let socket = unsafe { BorrowedFd::borrow_raw(socket) };
+    let info: TcpInfo = tcp_info(&socket)?;
+    Ok(serde_json::to_string(&info)?)
 }
 
 async fn drain(mut body: Incoming) -> hyper::Result<(u64, blake3::Hash)> {
