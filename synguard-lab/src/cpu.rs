@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use nix::{
+    libc,
     sched::{CpuSet, sched_setaffinity},
     unistd::Pid,
 };
@@ -75,6 +76,29 @@ pub fn kernel_threads(prefix: &str) -> Result<Vec<Task>> {
         }
     }
     Ok(found)
+}
+
+/// Lets a task run before all ordinary ones (`SCHED_FIFO`), as interrupts do.
+pub fn run_first(task: Task) -> Result<()> {
+    schedule(task.0, libc::SCHED_FIFO, 1)
+        .with_context(|| format!("cannot choose SCHED_FIFO for task {}", task.0))
+}
+
+/// Lets the calling thread have only the time that nobody else wants (`SCHED_IDLE`). Whatever wakes
+/// up takes its place at once, not at the end of a time slice.
+pub fn run_when_idle() -> Result<()> {
+    schedule(Pid::from_raw(0), libc::SCHED_IDLE, 0).context("cannot choose SCHED_IDLE")
+}
+
+fn schedule(task: Pid, policy: libc::c_int, priority: libc::c_int) -> std::io::Result<()> {
+    let parameters = libc::sched_param {
+        sched_priority: priority,
+    };
+    // SAFETY: the structure is only read, during the call.
+    match unsafe { libc::sched_setscheduler(task.as_raw(), policy, &raw const parameters) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
 }
 
 /// Sleeps until then, or not at all where that has passed.

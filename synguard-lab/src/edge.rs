@@ -13,6 +13,7 @@
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{Mutex, PoisonError},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
@@ -20,7 +21,7 @@ use aya::programs::xdp::XdpLink;
 use synguard_lab_ebpf::FloodSources;
 
 use crate::{
-    cpu::Task,
+    cpu::{self, Task},
     flood::{Flood, FloodSpec},
     frame::Frame,
     link::{self, End, Top, Vlan},
@@ -45,6 +46,9 @@ pub const FLOOD_V6: (Ipv6Addr, u8) = (Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0, 0)
 /// How many further addresses a client has in each family, so that many short connections do not
 /// run out of ports.
 const MORE_CLIENTS: u8 = 32;
+
+/// How long the client's end gathers packets. Its ring of 256 frames takes five million a second.
+const MODERATION: Duration = Duration::from_micros(50);
 
 /// How an [`Edge`] is built.
 #[derive(Clone, Debug)]
@@ -183,8 +187,15 @@ impl Edge {
 
     /// Receive work of either side on a CPU of its own: see [`End::pin_napi`]. To be called again
     /// whenever XDP was attached to or detached from an end. Returns the server's threads.
+    ///
+    /// The client's end is a measuring instrument, so it comes before the flood and the clients on
+    /// its CPU, and gathers packets: otherwise its full ring would lose answers that the server has
+    /// given. The server's end gets no favours.
     pub fn pin_napi(&self, server_cpu: usize, client_cpu: usize) -> Result<Vec<Task>> {
-        self.client_end.pin_napi(client_cpu)?;
+        for task in self.client_end.pin_napi(client_cpu)? {
+            cpu::run_first(task)?;
+        }
+        self.client_end.moderate(MODERATION)?;
         self.server_end.pin_napi(server_cpu)
     }
 

@@ -293,7 +293,10 @@ impl Flood {
                 shared: &ours,
             };
             match spec.rate {
-                Rate::FlatOut => generator.flat_out(spec.duration, spec.frames),
+                Rate::FlatOut => {
+                    cpu::run_when_idle()?;
+                    generator.flat_out(spec.duration, spec.frames)
+                }
                 Rate::Pps(rate) => generator.paced(rate, spec.duration, spec.frames),
             }
         })?;

@@ -12,6 +12,7 @@ use std::{
     net::IpAddr,
     os::fd::{AsFd as _, AsRawFd as _},
     sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -118,6 +119,24 @@ impl End {
             cpu::pin(thread.0, cpu)?;
         }
         Ok(threads)
+    }
+
+    /// Makes the device gather packets for this long before it polls, as the interrupt moderation of
+    /// a NIC does. Without it a veth wakes its NAPI thread for nearly every packet, and both sides
+    /// pay for that.
+    pub fn moderate(&self, time: Duration) -> Result<()> {
+        let directory = format!("/sys/class/net/{}", self.name);
+        self.ns.run_with_sysfs(|| {
+            for (file, value) in [
+                ("napi_defer_hard_irqs", 10),
+                ("gro_flush_timeout", time.as_nanos()),
+            ] {
+                let path = format!("{directory}/{file}");
+                std::fs::write(&path, value.to_string())
+                    .with_context(|| format!("cannot write {value} to {path}"))?;
+            }
+            Ok(())
+        })
     }
 
     /// The NAPI threads of the device as they are now.

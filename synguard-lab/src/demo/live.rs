@@ -64,7 +64,10 @@ impl Live {
     pub fn new(phases: impl Iterator<Item = &'static str>) -> Self {
         if !std::io::stderr().is_terminal() {
             eprintln!("{HEADINGS}");
-            return Self { bars: None, printed: None };
+            return Self {
+                bars: None,
+                printed: None,
+            };
         }
         let multi = MultiProgress::new();
         let line = |text: String| {
@@ -78,8 +81,13 @@ impl Live {
             bar
         };
         line(HEADINGS.to_owned());
-        let bars = phases.map(|phase| (phase, line(format!("{phase:<10} waiting")))).collect();
-        Self { bars: Some((multi, bars)), printed: None }
+        let bars = phases
+            .map(|phase| (phase, line(format!("{phase:<10} waiting"))))
+            .collect();
+        Self {
+            bars: Some((multi, bars)),
+            printed: None,
+        }
     }
 
     /// Says what a phase is about to do.
@@ -90,22 +98,33 @@ impl Live {
 
     /// Shows a phase's numbers of the moment.
     pub fn show(&mut self, phase: &str, elapsed: Duration, numbers: &Numbers) {
-        let due = self.printed.is_none_or(|printed| printed.elapsed() >= PLAIN_EVERY);
+        let due = self
+            .printed
+            .is_none_or(|printed| printed.elapsed() >= PLAIN_EVERY);
         if self.bars.is_some() || due {
             self.printed = Some(Instant::now());
-            self.line(phase, &format!("{phase:<10} {:>7.1} {}", elapsed.as_secs_f64(), numbers.columns()));
+            self.line(
+                phase,
+                &format!(
+                    "{phase:<10} {:>7.1} {}",
+                    elapsed.as_secs_f64(),
+                    numbers.columns()
+                ),
+            );
         }
     }
 
     /// Shows a phase's numbers as a whole.
     pub fn show_final(&mut self, phase: &str, numbers: &Numbers) {
-        self.line(phase, &format!("{phase:<10} {:>7} {}", "done", numbers.columns()));
+        self.line(
+            phase,
+            &format!("{phase:<10} {:>7} {}", "done", numbers.columns()),
+        );
     }
 
-    /// Shows that a phase has failed; the reason comes with the program's end, or here, where the
-    /// program goes on.
-    pub fn failed(&mut self, phase: &str, error: &anyhow::Error) {
-        self.line(phase, &format!("{phase:<10} failed: {}", first_line(&format!("{error:#}"))));
+    /// Shows that a phase has failed. The reason comes below the table.
+    pub fn failed(&mut self, phase: &str) {
+        self.line(phase, &format!("{phase:<10} failed"));
     }
 
     /// Leaves the table as it is.
@@ -126,10 +145,6 @@ impl Live {
             None => eprintln!("{text}"),
         }
     }
-}
-
-fn first_line(text: &str) -> &str {
-    text.lines().next().unwrap_or_default()
 }
 
 /// A number of per-second events with its thousands apart.
@@ -156,7 +171,12 @@ mod tests {
 
     #[test]
     fn thousands_are_apart() {
-        for (value, text) in [(0.0, "0"), (999.4, "999"), (1000.0, "1,000"), (4_321_000.0, "4,321,000")] {
+        for (value, text) in [
+            (0.0, "0"),
+            (999.4, "999"),
+            (1000.0, "1,000"),
+            (4_321_000.0, "4,321,000"),
+        ] {
             assert_eq!(thousands(value), text);
         }
     }

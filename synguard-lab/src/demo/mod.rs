@@ -63,15 +63,35 @@ pub fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<()> {
     if !geteuid().is_root() {
-        bail!("needs root, for network namespaces and eBPF; try sudo, or `cargo xtask demo`, which asks for it");
+        bail!(
+            "needs root, for network namespaces and eBPF; try sudo, or `cargo xtask demo`, which asks for it"
+        );
     }
-    let place = Place { cpus: two_cpus()?, interrupted: watch_for_interrupt()? };
+    let place = Place {
+        cpus: two_cpus()?,
+        interrupted: watch_for_interrupt()?,
+    };
     let synguard = synguard(args)?;
     let measured = Duration::from_secs(args.seconds);
     let phases = [
-        Phase { name: "calm", flood: false, guard: None, measured: (measured / 2).max(Duration::from_secs(1)) },
-        Phase { name: "kernel", flood: true, guard: None, measured },
-        Phase { name: "synguard", flood: true, guard: Some(synguard), measured: measured * 4 / 3 },
+        Phase {
+            name: "calm",
+            flood: false,
+            guard: None,
+            measured: (measured / 2).max(Duration::from_secs(1)),
+        },
+        Phase {
+            name: "kernel",
+            flood: true,
+            guard: None,
+            measured,
+        },
+        Phase {
+            name: "synguard",
+            flood: true,
+            guard: Some(synguard),
+            measured: measured * 4 / 3,
+        },
     ];
 
     let mut live = Live::new(phases.iter().map(|phase| phase.name));
@@ -81,11 +101,11 @@ fn run(args: &Args) -> Result<()> {
             Ok(result) => results.push(result),
             Err(error) => {
                 let error = error.context(format!("phase {}", phase.name));
-                live.failed(phase.name, &error);
+                live.failed(phase.name);
                 if !args.keep_going || place.interrupted.load(Ordering::Relaxed) {
                     return Err(error);
                 }
-                failures.push(phase.name);
+                failures.push(error);
             }
         }
     }
@@ -97,8 +117,11 @@ fn run(args: &Args) -> Result<()> {
     if args.json {
         println!("{}", summary::json(&results)?);
     }
+    for failure in &failures {
+        eprintln!("{failure:#}");
+    }
     if !failures.is_empty() {
-        bail!("no result for {}", failures.join(", "));
+        bail!("{} of {} phases failed", failures.len(), phases.len());
     }
     Ok(())
 }
@@ -106,7 +129,8 @@ fn run(args: &Args) -> Result<()> {
 /// One CPU to serve and one to flood.
 fn two_cpus() -> Result<[usize; 2]> {
     let allowed = sched_getaffinity(Pid::from_raw(0)).context("cannot ask which CPUs there are")?;
-    let mut cpus = (0..nix::sched::CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false));
+    let mut cpus =
+        (0..nix::sched::CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false));
     match (cpus.next(), cpus.next()) {
         (Some(serve), Some(flood)) => Ok([serve, flood]),
         _ => bail!("needs two CPUs, one to serve and one to flood; there is one"),
@@ -117,10 +141,15 @@ fn two_cpus() -> Result<[usize; 2]> {
 fn synguard(args: &Args) -> Result<PathBuf> {
     let path = match &args.synguard {
         Some(path) => path.clone(),
-        None => std::env::current_exe().context("cannot find this program's own path")?.with_file_name("synguard"),
+        None => std::env::current_exe()
+            .context("cannot find this program's own path")?
+            .with_file_name("synguard"),
     };
     if !path.is_file() {
-        bail!("there is no synguard at {}; build it, or name it by SYNGUARD_BIN", path.display());
+        bail!(
+            "there is no synguard at {}; build it, or name it by SYNGUARD_BIN",
+            path.display()
+        );
     }
     Ok(path)
 }
@@ -129,7 +158,9 @@ fn synguard(args: &Args) -> Result<PathBuf> {
 fn watch_for_interrupt() -> Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
     let ours = flag.clone();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     std::thread::Builder::new()
         .name("interrupt".into())
         .spawn(move || {

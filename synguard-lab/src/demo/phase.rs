@@ -87,7 +87,12 @@ struct Sample {
 impl Sample {
     fn take(edge: &Edge, tasks: &[Task]) -> Result<Self> {
         let counters = edge.counters()?;
-        Ok(Self { at: Instant::now(), offered: counters.sent, handled: counters.syn_ack, cpu: cpu::time_of(tasks) })
+        Ok(Self {
+            at: Instant::now(),
+            offered: counters.sent,
+            handled: counters.syn_ack,
+            cpu: cpu::time_of(tasks),
+        })
     }
 
     /// SYNs offered and answered per second since then, and CPU time per SYN answered.
@@ -95,7 +100,11 @@ impl Sample {
         let seconds = (self.at - earlier.at).as_secs_f64();
         let handled = self.handled - earlier.handled;
         let rate = |count: u64| count as f64 / seconds;
-        (rate(self.offered - earlier.offered), rate(handled), cpu::micros_per(self.cpu - earlier.cpu, handled))
+        (
+            rate(self.offered - earlier.offered),
+            rate(handled),
+            cpu::micros_per(self.cpu - earlier.cpu, handled),
+        )
     }
 }
 
@@ -106,8 +115,18 @@ impl Phase {
         let [serve, flood] = place.cpus;
         let edge = Edge::new(EdgeOptions::default())?;
         let target = (SERVER_V4, 80).into();
-        let server = HttpServer::start(&edge.server, ServerOptions { cpu: Some(serve), ..ServerOptions::default() })?;
-        let guard = self.guard.as_ref().map(|binary| Guard::start(binary, &edge, serve)).transpose()?;
+        let server = HttpServer::start(
+            &edge.server,
+            ServerOptions {
+                cpu: Some(serve),
+                ..ServerOptions::default()
+            },
+        )?;
+        let guard = self
+            .guard
+            .as_ref()
+            .map(|binary| Guard::start(binary, &edge, serve))
+            .transpose()?;
 
         let mut tasks = edge.pin_napi(serve, flood)?;
         tasks.push(server.task());
@@ -141,11 +160,19 @@ impl Phase {
         clients.restart_measurement()?;
         let first = Sample::take(&edge, &tasks)?;
         let mut last = Sample::take(&edge, &tasks)?;
-        while let Some(left) = self.measured.checked_sub(first.at.elapsed()).filter(|left| !left.is_zero()) {
+        while let Some(left) = self
+            .measured
+            .checked_sub(first.at.elapsed())
+            .filter(|left| !left.is_zero())
+        {
             sleep(left.min(TICK), place)?;
             let now = Sample::take(&edge, &tasks)?;
             let (offered, handled, cpu) = now.since(&last);
-            live.show(self.name, first.at.elapsed(), &Numbers::new(offered, handled, cpu, &clients.snapshot()));
+            live.show(
+                self.name,
+                first.at.elapsed(),
+                &Numbers::new(offered, handled, cpu, &clients.snapshot()),
+            );
             last = now;
         }
         // The connections under way end under flood, as they began.
@@ -157,12 +184,16 @@ impl Phase {
         if let Some(guard) = guard {
             guard.stop()?;
         }
-        live.show_final(self.name, &Numbers::new(offered_pps, handled_pps, cpu_us_per_syn, &report));
+        live.show_final(
+            self.name,
+            &Numbers::new(offered_pps, handled_pps, cpu_us_per_syn, &report),
+        );
         Ok(self.result(offered_pps, handled_pps, cpu_us_per_syn, &report))
     }
 
     fn result(&self, offered: f64, handled: f64, cpu: Option<f64>, report: &Report) -> PhaseResult {
-        let rounded = |value: f64, digits: i32| (value * 10f64.powi(digits)).round() / 10f64.powi(digits);
+        let rounded =
+            |value: f64, digits: i32| (value * 10f64.powi(digits)).round() / 10f64.powi(digits);
         PhaseResult {
             name: self.name,
             offered_pps: rounded(offered, 0),
@@ -211,20 +242,34 @@ impl Guard {
             .arg("--secret")
             .arg(files.path().join("secret"));
         let mut process = Process::spawn(&edge.server, command)?;
-        process.wait_for_line("ready", START).context("the daemon did not start")?;
+        process
+            .wait_for_line("ready", START)
+            .context("the daemon did not start")?;
         for task in cpu::tasks_of(process.pid())? {
             cpu::pin(task.0, cpu)?;
         }
         if !edge.server_end.has_xdp()? {
-            bail!("the daemon says it is ready, but nothing is attached to {}", edge.server_end.name);
+            bail!(
+                "the daemon says it is ready, but nothing is attached to {}",
+                edge.server_end.name
+            );
         }
-        Ok(Self { process, _files: files })
+        Ok(Self {
+            process,
+            _files: files,
+        })
     }
 
     fn stop(mut self) -> Result<()> {
-        let status = self.process.terminate(STOP).context("the daemon does not stop")?;
+        let status = self
+            .process
+            .terminate(STOP)
+            .context("the daemon does not stop")?;
         if !status.success() {
-            bail!("the daemon ended badly ({status}); it said:\n{}", self.process.log());
+            bail!(
+                "the daemon ended badly ({status}); it said:\n{}",
+                self.process.log()
+            );
         }
         Ok(())
     }

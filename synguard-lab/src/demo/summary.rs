@@ -13,13 +13,25 @@ use super::{
 pub fn table(results: &[PhaseResult]) -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED);
-    table.set_header(["", "SYN/s offered", "SYN/s answered", "legitimate ok", "p50 ms", "p99 ms", "CPU µs per SYN"]);
+    table.set_header([
+        "",
+        "SYN/s offered",
+        "SYN/s answered",
+        "legitimate ok",
+        "p50 ms",
+        "p99 ms",
+        "CPU µs per SYN",
+    ]);
     for result in results {
         table.add_row([
             result.name.to_owned(),
             thousands(result.offered_pps),
             thousands(result.handled_pps),
-            format!("{:.2} % of {}", ok_percent(result), thousands(result.legit_attempted as f64)),
+            format!(
+                "{:.2} % of {}",
+                ok_percent(result),
+                thousands(result.legit_attempted as f64)
+            ),
             optional(result.p50_ms, 2),
             optional(result.p99_ms, 2),
             optional(result.cpu_us_per_syn, 3),
@@ -32,9 +44,15 @@ pub fn table(results: &[PhaseResult]) -> Table {
 pub fn sentence(results: &[PhaseResult]) -> Option<String> {
     let find = |name| results.iter().find(|result| result.name == name);
     let (kernel, guarded) = (find("kernel")?, find("synguard")?);
-    let mut sentence = format!("Under the same flood synguard answered {} SYN/s, ", thousands(guarded.handled_pps));
+    let mut sentence = format!(
+        "Under the same flood synguard answered {} SYN/s, ",
+        thousands(guarded.handled_pps)
+    );
     if kernel.handled_pps > 0.0 {
-        sentence += &format!("{:.1} times what the kernel did, ", guarded.handled_pps / kernel.handled_pps);
+        sentence += &format!(
+            "{:.1} times what the kernel did, ",
+            guarded.handled_pps / kernel.handled_pps
+        );
     }
     if let (Some(ours), Some(theirs)) = (guarded.cpu_us_per_syn, kernel.cpu_us_per_syn) {
         sentence += &format!("at {ours:.2} µs of CPU each instead of {theirs:.2}, ");
@@ -59,7 +77,11 @@ pub fn json(results: &[PhaseResult]) -> Result<String> {
 /// Share of the legitimate connections that got their answer. What was attempted and not ok has
 /// failed: every connection has ended before a phase does.
 fn ok_percent(result: &PhaseResult) -> f64 {
-    if result.legit_attempted == 0 { 0.0 } else { result.legit_ok as f64 * 100.0 / result.legit_attempted as f64 }
+    if result.legit_attempted == 0 {
+        0.0
+    } else {
+        result.legit_ok as f64 * 100.0 / result.legit_attempted as f64
+    }
 }
 
 #[cfg(test)]
@@ -81,11 +103,24 @@ mod tests {
 
     #[test]
     fn the_sentence_compares() {
-        let results = [result("kernel", 300_000.0, 970, Some(3.0)), result("synguard", 2_400_000.0, 999, Some(0.25))];
+        let results = [
+            result("kernel", 300_000.0, 970, Some(3.0)),
+            result("synguard", 2_400_000.0, 999, Some(0.25)),
+        ];
         let sentence = sentence(&results).unwrap();
-        assert!(sentence.contains("2,400,000 SYN/s, 8.0 times"), "{sentence}");
-        assert!(sentence.contains("0.25 µs of CPU each instead of 3.00"), "{sentence}");
-        assert!(sentence.ends_with("99.90 % of the legitimate connections got through, instead of 97.00 %."));
+        assert!(
+            sentence.contains("2,400,000 SYN/s, 8.0 times"),
+            "{sentence}"
+        );
+        assert!(
+            sentence.contains("0.25 µs of CPU each instead of 3.00"),
+            "{sentence}"
+        );
+        assert!(
+            sentence.ends_with(
+                "99.90 % of the legitimate connections got through, instead of 97.00 %."
+            )
+        );
     }
 
     #[test]
