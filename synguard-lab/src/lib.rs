@@ -45,9 +45,13 @@
 //! | a daemon as child process in a namespace | [`process::Process`] |
 //! | CPU time of tasks and cores | [`cpu`] |
 //! | `synguard-demo` | [`demo`] |
+//! | `synguard-bench` | [`bench`] |
+//! | the decisions of the data plane without a kernel | [`host::HostTables`] |
+//! | named frames with what should come of them, for host and kernel | [`fixtures`] |
 //! | the lab's own programs: floors and peers | [`programs::Programs`] |
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod bench;
 pub mod client;
 pub mod cpu;
 pub mod demo;
@@ -55,6 +59,7 @@ pub mod edge;
 mod ethtool;
 pub mod flood;
 pub mod frame;
+pub mod host;
 pub mod http;
 pub mod link;
 mod live;

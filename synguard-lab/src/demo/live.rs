@@ -62,8 +62,8 @@ pub struct Live {
 impl Live {
     /// A table with a line for each phase.
     pub fn new(phases: impl Iterator<Item = &'static str>) -> Self {
+        eprintln!("{HEADINGS}");
         if !std::io::stderr().is_terminal() {
-            eprintln!("{HEADINGS}");
             return Self {
                 bars: None,
                 printed: None,
@@ -80,7 +80,6 @@ impl Live {
             bar.tick();
             bar
         };
-        line(HEADINGS.to_owned());
         let bars = phases
             .map(|phase| (phase, line(format!("{phase:<10} waiting"))))
             .collect();

@@ -114,6 +114,9 @@ fn run(args: &Args) -> Result<()> {
     if let Some(sentence) = summary::sentence(&results) {
         eprintln!("{sentence}");
     }
+    if let Some(note) = summary::disturbance(&results) {
+        eprintln!("{note}");
+    }
     if args.json {
         println!("{}", summary::json(&results)?);
     }

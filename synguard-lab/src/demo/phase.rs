@@ -11,15 +11,16 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use nix::unistd::Pid;
 use serde::Serialize;
 
 use super::live::{Live, Numbers};
 use crate::{
-    cpu::{self, Task},
+    cpu::{self, Core, Task},
     edge::{Edge, EdgeOptions, SERVER_V4},
     flood::{FloodSpec, Kind, Rate},
     http::{HttpServer, ServerOptions},
-    load::{LoadClient, LoadOptions, Pattern, Report},
+    load::{LoadClient, LoadOptions, Pattern},
     process::Process,
 };
 
@@ -74,6 +75,9 @@ pub struct PhaseResult {
     /// CPU time of everything on the server's side, per SYN answered: receive work, server, and
     /// daemon. The work for legitimate connections is in it.
     pub cpu_us_per_syn: Option<f64>,
+    /// Share of the two CPUs that went to programs that have nothing to do with the demo.
+    #[serde(skip)]
+    pub others: f64,
 }
 
 /// Counters at one moment.
@@ -105,6 +109,44 @@ impl Sample {
             rate(handled),
             cpu::micros_per(self.cpu - earlier.cpu, handled),
         )
+    }
+}
+
+/// CPU time on the two CPUs, all of it and our own.
+struct Usage {
+    cores: [Core; 2],
+    ours: Duration,
+}
+
+impl Usage {
+    fn take(place: &Place, edge: &Edge, server_side: &[Task]) -> Result<Self> {
+        let [serve, flood] = place.cpus;
+        let mut tasks = cpu::tasks_of(Pid::this())?;
+        tasks.extend(edge.client_end.napi_threads()?);
+        // The server's own thread is among those of this process.
+        tasks.extend(
+            server_side
+                .iter()
+                .filter(|task| !tasks.contains(task))
+                .copied()
+                .collect::<Vec<_>>(),
+        );
+        Ok(Self {
+            cores: [Core::read(serve)?, Core::read(flood)?],
+            ours: cpu::time_of(&tasks),
+        })
+    }
+
+    /// Share of the CPUs that others have had since then, 0 to 1.
+    fn others_since(&self, earlier: &Self, seconds: f64) -> f64 {
+        let load: f64 = self
+            .cores
+            .iter()
+            .zip(&earlier.cores)
+            .map(|(now, then)| now.load_since(*then))
+            .sum();
+        let ours = self.ours.saturating_sub(earlier.ours).as_secs_f64() / seconds;
+        ((load - ours) / 2.0).max(0.0)
     }
 }
 
@@ -158,6 +200,7 @@ impl Phase {
         live.begin(self.name, "warming up");
         sleep(WARM_UP, place)?;
         clients.restart_measurement()?;
+        let usage = Usage::take(place, &edge, &tasks)?;
         let first = Sample::take(&edge, &tasks)?;
         let mut last = Sample::take(&edge, &tasks)?;
         while let Some(left) = self
@@ -177,6 +220,8 @@ impl Phase {
         }
         // The connections under way end under flood, as they began.
         let (offered_pps, handled_pps, cpu_us_per_syn) = last.since(&first);
+        let others = Usage::take(place, &edge, &tasks)?
+            .others_since(&usage, first.at.elapsed().as_secs_f64());
         let report = clients.stop()?;
         if let Some(attack) = attack {
             attack.stop()?;
@@ -188,22 +233,19 @@ impl Phase {
             self.name,
             &Numbers::new(offered_pps, handled_pps, cpu_us_per_syn, &report),
         );
-        Ok(self.result(offered_pps, handled_pps, cpu_us_per_syn, &report))
-    }
-
-    fn result(&self, offered: f64, handled: f64, cpu: Option<f64>, report: &Report) -> PhaseResult {
         let rounded =
             |value: f64, digits: i32| (value * 10f64.powi(digits)).round() / 10f64.powi(digits);
-        PhaseResult {
+        Ok(PhaseResult {
             name: self.name,
-            offered_pps: rounded(offered, 0),
-            handled_pps: rounded(handled, 0),
+            offered_pps: rounded(offered_pps, 0),
+            handled_pps: rounded(handled_pps, 0),
             legit_attempted: report.attempted,
             legit_ok: report.ok,
             p50_ms: report.latency_ms(50.0).map(|value| rounded(value, 3)),
             p99_ms: report.latency_ms(99.0).map(|value| rounded(value, 3)),
-            cpu_us_per_syn: cpu.map(|value| rounded(value, 3)),
-        }
+            cpu_us_per_syn: cpu_us_per_syn.map(|value| rounded(value, 3)),
+            others,
+        })
     }
 }
 

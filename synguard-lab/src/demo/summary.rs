@@ -65,6 +65,21 @@ pub fn sentence(results: &[PhaseResult]) -> Option<String> {
     Some(sentence)
 }
 
+/// Says where the machine was busy with other things; `None` where it was quiet.
+pub fn disturbance(results: &[PhaseResult]) -> Option<String> {
+    const TOLERATED: f64 = 0.05;
+    let most = results
+        .iter()
+        .max_by(|a, b| a.others.total_cmp(&b.others))?;
+    (most.others > TOLERATED).then(|| {
+        format!(
+            "Other programs took {:.0} % of the two CPUs during {}; on a quiet machine the numbers are better.",
+            most.others * 100.0,
+            most.name
+        )
+    })
+}
+
 /// The results for programs.
 pub fn json(results: &[PhaseResult]) -> Result<String> {
     #[derive(Serialize)]
@@ -98,6 +113,7 @@ mod tests {
             p50_ms: Some(0.2),
             p99_ms: None,
             cpu_us_per_syn: cpu,
+            others: 0.0,
         }
     }
 
@@ -126,6 +142,20 @@ mod tests {
     #[test]
     fn nothing_to_compare_nothing_to_say() {
         assert_eq!(sentence(&[result("calm", 0.0, 1000, None)]), None);
+    }
+
+    #[test]
+    fn a_busy_machine_is_named() {
+        let busy = PhaseResult {
+            others: 0.31,
+            ..result("kernel", 1.0, 1, None)
+        };
+        assert_eq!(disturbance(&[result("calm", 0.0, 1, None)]), None);
+        let text = disturbance(&[result("calm", 0.0, 1, None), busy]).unwrap();
+        assert!(
+            text.contains("31 % of the two CPUs during kernel"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -1,0 +1,78 @@
+//! The machine that is measured on, and whether it is quiet enough.
+
+use std::fs;
+
+use anyhow::{Context as _, Result, bail};
+use nix::{
+    sched::{CpuSet, sched_getaffinity},
+    unistd::Pid,
+};
+
+/// The CPU to measure on: the one that was asked for, else the last; the first serves most
+/// interrupts.
+pub fn choose(asked: Option<usize>) -> Result<usize> {
+    let allowed = sched_getaffinity(Pid::from_raw(0)).context("cannot ask which CPUs there are")?;
+    let is_allowed = |cpu: &usize| allowed.is_set(*cpu).unwrap_or(false);
+    match asked {
+        Some(cpu) if !is_allowed(&cpu) => {
+            let cpus: Vec<_> = (0..CpuSet::count()).filter(is_allowed).map(|cpu| cpu.to_string()).collect();
+            bail!("there is no CPU {cpu} for this process; choose one of {}", cpus.join(", "))
+        }
+        Some(cpu) => Ok(cpu),
+        None => (0..CpuSet::count()).rev().find(is_allowed).context("this process may run on no CPU"),
+    }
+}
+
+/// The processor's name, as it gives it.
+pub fn model() -> String {
+    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    field(&text, "model name").unwrap_or("a CPU that does not say its name").to_owned()
+}
+
+fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| {
+        let (key, value) = line.split_once(':')?;
+        (key.trim() == name).then_some(value.trim())
+    })
+}
+
+/// A sentence where the machine has other things to do.
+pub fn load_warning() -> Option<String> {
+    let text = fs::read_to_string("/proc/loadavg").ok()?;
+    let (load, others) = parse(&text)?;
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    (others > 0 || load > 0.5 * cpus as f64).then(|| {
+        format!(
+            "the machine is busy (load {load:.2} on {cpus} CPUs, {others} other tasks want to run): \
+             trust the least values, not the medians"
+        )
+    })
+}
+
+/// Load of the last minute, and how many tasks besides this one want to run.
+fn parse(loadavg: &str) -> Option<(f64, u32)> {
+    let mut fields = loadavg.split_ascii_whitespace();
+    let load = fields.next()?.parse().ok()?;
+    let (running, _) = fields.nth(2)?.split_once('/')?;
+    let running: u32 = running.parse().ok()?;
+    Some((load, running.saturating_sub(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_proc_says() {
+        assert_eq!(parse("0.52 0.40 0.30 3/123 456\n"), Some((0.52, 2)));
+        assert_eq!(parse("0.52 0.40"), None);
+        assert_eq!(field("processor\t: 0\nmodel name\t: A B\n", "model name"), Some("A B"));
+        assert_eq!(field("processor\t: 0\n", "model name"), None);
+    }
+
+    #[test]
+    fn a_cpu_that_is_not_there() {
+        assert!(choose(Some(1_000_000)).unwrap_err().to_string().starts_with("there is no CPU 1000000"));
+        assert!(choose(None).is_ok());
+    }
+}

@@ -1,0 +1,220 @@
+//! The measurement: rounds over floors and paths, and the check that the packets went the way they
+//! should.
+
+use anyhow::{Context as _, Result, ensure};
+use indicatif::{ProgressBar, ProgressStyle};
+use nix::unistd::gettid;
+use synguard_common::verdict::{Action, Reason};
+
+use super::{
+    frames::{self, Bare, Kind, RING, Ring},
+    harness::{Harness, Measured, Target},
+    paths::{HalfOpen, Hook, Leaves, Path},
+    scene::{Counts, Scene, State},
+};
+use crate::{cpu, testrun};
+
+/// Nanoseconds, round by round.
+#[derive(Clone, Debug, Default)]
+pub struct Samples(Vec<f64>);
+
+impl Samples {
+    /// Least, median and greatest; all zero where there are none.
+    pub fn spread(&self) -> [f64; 3] {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        let (Some(least), Some(greatest)) = (sorted.first(), sorted.last()) else { return [0.0; 3] };
+        let half = sorted.len() / 2;
+        let median = if sorted.len() % 2 == 1 { sorted[half] } else { (sorted[half - 1] + sorted[half]) / 2.0 };
+        [*least, median, *greatest]
+    }
+}
+
+/// What was measured.
+pub struct Results {
+    /// An empty program, by itself.
+    pub empty: Samples,
+    /// The harness around an empty program.
+    pub harness: Samples,
+    /// Swapping the MAC addresses and sending back.
+    pub tx: Samples,
+    /// SipHash-2-4 of 24 bytes.
+    pub siphash: Samples,
+    /// Every path.
+    pub paths: Vec<(Path, Samples)>,
+}
+
+/// Measures floors and paths.
+pub fn run(paths: &[Path], rounds: u32, packets: u32, cpu: usize) -> Result<Results> {
+    let mut scene = Scene::new().context("cannot build the bench's scene")?;
+    let ns = scene.ns.clone();
+    let packets = packets.next_multiple_of(RING as u32);
+    ns.run(|| {
+        cpu::pin(gettid(), cpu)?;
+        let mut bench = Bench { harness: Harness::load(&scene.program_in()?)?, scene: &mut scene, packets };
+        bench.rounds(paths, rounds)
+    })
+}
+
+struct Bench<'a> {
+    scene: &'a mut Scene,
+    harness: Harness,
+    packets: u32,
+}
+
+impl Bench<'_> {
+    fn rounds(&mut self, paths: &[Path], rounds: u32) -> Result<Results> {
+        let none = Samples::default;
+        let mut results = Results {
+            empty: none(),
+            harness: none(),
+            tx: none(),
+            siphash: none(),
+            paths: paths.iter().map(|path| (*path, none())).collect(),
+        };
+        let steps = u64::from(rounds) * (paths.len() as u64 + 1);
+        let style = ProgressStyle::with_template("{bar:40} round {prefix} {msg} ({eta} left)")?;
+        let bar = ProgressBar::new(steps).with_style(style);
+        for round in 0..rounds {
+            bar.set_prefix(format!("{}/{rounds}", round + 1));
+            bar.set_message("floors");
+            self.floors(&mut results)?;
+            bar.inc(1);
+            for (path, samples) in &mut results.paths {
+                bar.set_message(path.name);
+                let net = self.path(path, round % 2 == 1).with_context(|| format!("path {}", path.name))?;
+                samples.0.push(net);
+                bar.inc(1);
+            }
+        }
+        bar.finish_and_clear();
+        Ok(results)
+    }
+
+    fn floors(&mut self, results: &mut Results) -> Result<()> {
+        self.harness.set_ring(&frames::syns(Kind::V4, Bare::Linux))?;
+        let measure = |target, action: testrun::Action| -> Result<f64> {
+            self.harness.measure(target, RING as u32)?;
+            let Measured { ns, value } = self.harness.measure(target, self.packets)?;
+            ensure!(testrun::Action::from(value) == action, "{target:?} returned {value} instead of {action}");
+            Ok(ns)
+        };
+        results.empty.0.push(measure(Target::Bare, testrun::Action::Pass)?);
+        let harness = measure(Target::Empty, testrun::Action::Pass)?;
+        results.harness.0.push(harness);
+        results.tx.0.push(measure(Target::Tx, testrun::Action::Tx)? - harness);
+        results.siphash.0.push(measure(Target::SipHash, testrun::Action::Pass)? - harness);
+        Ok(())
+    }
+
+    /// Net cost of one sequence of a path, ns.
+    fn path(&mut self, path: &Path, subject_first: bool) -> Result<f64> {
+        let ring = self.prepare(path)?;
+        self.harness.set_ring(&ring)?;
+        let (empty, subject) = match path.hook {
+            Hook::In => (Target::Empty, Target::Subject),
+            Hook::Admit | Hook::Out => (Target::TcEmpty, Target::TcSubject),
+        };
+        // Once round the ring for the caches.
+        self.harness.measure(empty, RING as u32)?;
+        self.harness.measure(subject, RING as u32)?;
+        let floor_before = if subject_first { None } else { Some(self.harness.measure(empty, self.packets)?) };
+        let before = self.scene.counts()?;
+        let measured = self.harness.measure(subject, self.packets)?;
+        let after = self.scene.counts()?;
+        let floor = match floor_before {
+            Some(floor) => floor,
+            None => self.harness.measure(empty, self.packets)?,
+        };
+        check(path, self.packets, measured.value, &before, &after)?;
+        Ok((measured.ns - floor.ns) * path.leaves.len() as f64)
+    }
+
+    /// Brings the tables into the path's state; its packets.
+    fn prepare(&mut self, path: &Path) -> Result<Ring> {
+        match path.hook {
+            Hook::In => {}
+            Hook::Admit => self.harness.set_tc(&self.scene.program_admit()?)?,
+            Hook::Out => self.harness.set_tc(&self.scene.program_out()?)?,
+        }
+        self.scene.enter(path.state)?;
+        match path.half_open {
+            HalfOpen::Nothing => {}
+            HalfOpen::Another => {
+                ensure!(path.state == State::Calm, "only a calm service tracks SYNs");
+                // The count is the program's to raise.
+                self.harness.set_ring(&frames::syns(Kind::V4, Bare::Linux)[..1])?;
+                self.harness.measure(Target::Subject, 1)?;
+            }
+            HalfOpen::All => {}
+        }
+        (path.ring)(self.scene, &mut self.harness)
+    }
+}
+
+/// Whether every packet left as it should.
+fn check(path: &Path, packets: u32, value: u32, before: &Counts, after: &Counts) -> Result<()> {
+    let share = u64::from(packets) / path.leaves.len() as u64;
+    let mut expected = *before;
+    for leaves in path.leaves {
+        match leaves {
+            Leaves::Service(reason) => expected.ours[*reason as usize] += share,
+            Leaves::NoService(reason) => expected.none[*reason as usize] += share,
+            Leaves::Observed(reason) => expected.observed[*reason as usize] += share,
+            Leaves::Uncounted => {}
+        }
+    }
+    ensure!(
+        expected == *after,
+        "the packets did not leave as {:?}, but {}",
+        path.leaves,
+        difference(before, after)
+    );
+    let action = path.leaves.last().map(|leaves| leaves.action());
+    let returned = match path.hook {
+        Hook::In => match testrun::Action::from(value) {
+            testrun::Action::Pass => Some(Action::Pass),
+            testrun::Action::Tx => Some(Action::Answer),
+            testrun::Action::Drop => Some(Action::Drop),
+            _ => None,
+        },
+        // TC_ACT_OK and TC_ACT_SHOT.
+        Hook::Admit | Hook::Out => match value {
+            0 => Some(Action::Pass),
+            2 => Some(Action::Drop),
+            _ => None,
+        },
+    };
+    ensure!(returned == action, "the program returned {value}, which is {returned:?} instead of {action:?}");
+    Ok(())
+}
+
+/// What was counted, for people.
+fn difference(before: &Counts, after: &Counts) -> String {
+    let mut parts = Vec::new();
+    for (whose, before, after) in [
+        ("of no service", &before.none, &after.none),
+        ("of the service", &before.ours, &after.ours),
+        ("observed", &before.observed, &after.observed),
+    ] {
+        for reason in Reason::ALL {
+            let count = after[*reason as usize] - before[*reason as usize];
+            if count > 0 {
+                parts.push(format!("{count} {whose} as {}", reason.label()));
+            }
+        }
+    }
+    if parts.is_empty() { "were not counted".to_owned() } else { parts.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn least_median_greatest() {
+        assert_eq!(Samples(vec![3.0, -1.0, 2.0]).spread(), [-1.0, 2.0, 3.0]);
+        assert_eq!(Samples(vec![4.0, 1.0, 2.0, 3.0]).spread(), [1.0, 2.5, 4.0]);
+        assert_eq!(Samples::default().spread(), [0.0; 3]);
+    }
+}

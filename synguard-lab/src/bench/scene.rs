@@ -1,0 +1,222 @@
+//! What the programs under test find: a network namespace with listeners and connections, the tables
+//! the daemon would write, and a service in the state that a path needs.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::{IpAddr, SocketAddr, TcpStream},
+};
+
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use aya::programs::{ProgramFd, loaded_programs};
+use nix::time::{ClockId, clock_gettime};
+use synguard::dataplane::{
+    self, Dataplane, Options, Tables, apply,
+    load::{PROGRAM_ADMIT, PROGRAM_IN, PROGRAM_OUT},
+    stats,
+    tables::{self, Facts, LocalAddress, Target},
+    wire::Wire,
+};
+use synguard_common::{
+    abi::{
+        ADMISSION_LOCAL, Clock, EpochKey, HalfOpen, KEY_SLOTS, MODE_ADAPTIVE, MODE_OBSERVE, OFFER_ECN, OFFER_SACK,
+        OFFER_TIMESTAMPS, OFFER_WINDOW_SCALE, REASON_SLOTS, SERVICE_NONE, ServiceConfig, Tuple,
+    },
+    clock::Now,
+};
+
+use super::random::Random;
+use crate::{
+    client::{self, ConnectOptions},
+    edge::{CLIENT_V4, CLIENT_V6, SERVER_V4, SERVER_V6},
+    http::{HttpServer, ServerOptions},
+    link,
+    netns::Netns,
+};
+
+/// The service everything happens to.
+pub const SERVICE: u16 = 1;
+/// The port that has listeners.
+pub const PORT: u16 = 80;
+/// Connections of each family.
+const CONNECTIONS: usize = 16;
+/// Index of the loopback device in every namespace.
+const LOOPBACK: u32 = 1;
+
+const CONFIG: ServiceConfig = ServiceConfig {
+    // Calm paths stay calm, however many SYNs they track.
+    high: u32::MAX,
+    offers: OFFER_TIMESTAMPS | OFFER_SACK | OFFER_WINDOW_SCALE | OFFER_ECN,
+    window: 64240,
+    mode: MODE_ADAPTIVE,
+    admission: ADMISSION_LOCAL,
+    rcv_wscale: 7,
+    ttl: 64,
+    pad: [0; 2],
+};
+
+/// The state of the service on a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Guarded, admission `local`, mode `adaptive`.
+    Guarded,
+    /// Guarded, in mode `observe`.
+    Observe,
+    /// Calm.
+    Calm,
+}
+
+/// Everything a path is measured in; taken down on drop.
+pub struct Scene {
+    /// The loaded programs and their tables.
+    pub dataplane: Dataplane,
+    /// Where the test runs take place.
+    pub ns: Netns,
+    connections: Vec<TcpStream>,
+    _server: HttpServer,
+}
+
+impl Scene {
+    /// Builds the namespace and loads the programs.
+    pub fn new() -> Result<Self> {
+        let ns = Netns::create("bench")?;
+        let ends = [(CLIENT_V4.into(), 24), (SERVER_V4.into(), 24), (CLIENT_V6.into(), 64), (SERVER_V6.into(), 64)];
+        ns.netlink(async |handle| {
+            for (address, prefix) in ends {
+                link::add_address(&handle, LOOPBACK, address, prefix).await?;
+            }
+            Ok(())
+        })?;
+        let server = HttpServer::start(&ns, ServerOptions { port: PORT, ..ServerOptions::default() })?;
+        let connections = connect(&ns)?;
+
+        let mut dataplane = dataplane::load(&Options { half_open_entries: 65_536 })?;
+        if let Some(reason) = &dataplane.local_error {
+            bail!("the paths of `local` admission cannot be measured: {reason}");
+        }
+        let target =
+            Target { number: SERVICE, name: "bench".into(), prefixes: None, ports: None, config: CONFIG };
+        let addresses = [SERVER_V4.into(), SERVER_V6.into()].map(|address: IpAddr| LocalAddress { address, mtu: 1500 });
+        let facts = Facts { addresses: addresses.into(), mtu: 1500, ..Facts::default() };
+        let nothing = Tables::default();
+        let tables = tables::compile(&[target], &facts, &nothing)?;
+        apply::apply(&mut dataplane.maps, &nothing, &tables)?;
+
+        let offset = nanos(ClockId::CLOCK_REALTIME)?.wrapping_sub(nanos(ClockId::CLOCK_MONOTONIC)?);
+        dataplane.maps.clock.set(0, Wire(Clock { wall_offset: offset }), 0).context("cannot write CLOCK")?;
+        write_keys(&mut dataplane, Now::new(nanos(ClockId::CLOCK_MONOTONIC)?, offset).epoch())?;
+        Ok(Self { dataplane, ns, connections, _server: server })
+    }
+
+    /// Both ends of every connection of a family that the server has, the client's first.
+    pub fn connections(&self, v6: bool) -> Result<Vec<(SocketAddr, SocketAddr)>> {
+        let ends = self.connections.iter().map(|stream| Ok((stream.local_addr()?, stream.peer_addr()?)));
+        let ends: Result<Vec<_>> = ends.collect();
+        Ok(ends?.into_iter().filter(|(client, _)| client.is_ipv6() == v6).collect())
+    }
+
+    /// Puts the service into a state, with nothing half-open.
+    pub fn enter(&mut self, state: State) -> Result<()> {
+        let maps = &mut self.dataplane.maps;
+        let left: Result<Vec<Wire<Tuple>>, _> = maps.half_open.keys().collect();
+        for tuple in left.context("cannot read HALF_OPEN")? {
+            maps.half_open.remove(&tuple).context("cannot clear HALF_OPEN")?;
+        }
+        let slot = maps.states.get(SERVICE).context("STATES has no slot for the service")?;
+        slot.clear();
+        let mode = if state == State::Observe { MODE_OBSERVE } else { MODE_ADAPTIVE };
+        if state != State::Calm {
+            ensure!(slot.turn_guarded(nanos(ClockId::CLOCK_MONOTONIC)?), "the service is guarded already");
+        }
+        let config = ServiceConfig { mode, ..CONFIG };
+        maps.services.set(u32::from(SERVICE), Wire(config), 0).context("cannot write SERVICES")
+    }
+
+    /// Enters a connection in the half-open table as if its SYN had passed. The count is not raised.
+    pub fn track(&mut self, tuple: Tuple, client_isn: u32) -> Result<()> {
+        let since = nanos(ClockId::CLOCK_MONOTONIC)?;
+        let entry =
+            HalfOpen { since, client_isn, server_isn: 0, service: u32::from(SERVICE), confirmed: 0 };
+        self.dataplane.maps.half_open.insert(Wire(tuple), Wire(entry), 0).context("cannot write HALF_OPEN")
+    }
+
+    /// What the programs have counted so far.
+    pub fn counts(&self) -> Result<Counts> {
+        let read = |service| stats::read(&self.dataplane.maps.stats, service).context("cannot read STATS");
+        let (none, ours) = (read(SERVICE_NONE)?, read(SERVICE)?);
+        Ok(Counts { none: none.reasons, ours: ours.reasons, observed: ours.observed })
+    }
+
+    /// The program `synguard_in`.
+    pub fn program_in(&self) -> Result<ProgramFd> {
+        own_program(PROGRAM_IN)
+    }
+
+    /// The program `synguard_admit`.
+    pub fn program_admit(&self) -> Result<ProgramFd> {
+        own_program(PROGRAM_ADMIT)
+    }
+
+    /// The program `synguard_out`.
+    pub fn program_out(&self) -> Result<ProgramFd> {
+        own_program(PROGRAM_OUT)
+    }
+}
+
+/// Packets by reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// Of no service.
+    pub none: [u64; REASON_SLOTS],
+    /// Of the service.
+    pub ours: [u64; REASON_SLOTS],
+    /// Of the service in mode observe.
+    pub observed: [u64; REASON_SLOTS],
+}
+
+/// The program of this name that this process has loaded; others on the machine may bear the same
+/// name.
+fn own_program(name: &str) -> Result<ProgramFd> {
+    let mut own = BTreeSet::new();
+    for entry in fs::read_dir("/proc/self/fdinfo").context("cannot read /proc/self/fdinfo")? {
+        // The descriptor of the directory itself is gone by the time its entry is read.
+        let Ok(text) = fs::read_to_string(entry?.path()) else { continue };
+        let id = text.lines().find_map(|line| line.strip_prefix("prog_id:")?.trim().parse::<u32>().ok());
+        own.extend(id);
+    }
+    for info in loaded_programs() {
+        // A program that another process unloads meanwhile is an error here.
+        let Ok(info) = info else { continue };
+        if own.contains(&info.id()) && info.name_as_str() == Some(name) {
+            return info.fd().with_context(|| format!("cannot open program {name}"));
+        }
+    }
+    Err(anyhow!("program {name} is not loaded"))
+}
+
+fn connect(ns: &Netns) -> Result<Vec<TcpStream>> {
+    let mut connections = Vec::new();
+    for (source, target) in [(IpAddr::from(CLIENT_V4), IpAddr::from(SERVER_V4)), (CLIENT_V6.into(), SERVER_V6.into())] {
+        for _ in 0..CONNECTIONS {
+            let options = ConnectOptions { source: Some((source, 0).into()), ..ConnectOptions::default() };
+            connections.push(client::connect(ns, (target, PORT).into(), &options)?);
+        }
+    }
+    Ok(connections)
+}
+
+/// Fills the key ring, from the epoch before this one on: enough for the next minute and a half.
+fn write_keys(dataplane: &mut Dataplane, epoch: u64) -> Result<()> {
+    let mut random = Random::new(7);
+    for epoch in (epoch - 1..).take(KEY_SLOTS as usize) {
+        let key = EpochKey { epoch, k0: random.word(), k1: random.word() };
+        let slot = epoch % u64::from(KEY_SLOTS);
+        dataplane.maps.keys.set(slot as u32, Wire(key), 0).context("cannot write KEYS")?;
+    }
+    Ok(())
+}
+
+fn nanos(clock: ClockId) -> Result<u64> {
+    let time = clock_gettime(clock).context("cannot read a clock")?;
+    Ok(time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
+}

@@ -1,0 +1,529 @@
+//! The decisions of `synguard-common` over plain collections: the data plane without a kernel.
+//!
+//! [`HostTables`] holds what the maps, the clocks and the socket table hold on the kernel side, and
+//! runs the same functions that the programs run. A test on the host needs nothing else; a test in
+//! the kernel fills the maps from the same tables and holds the two against each other.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, HashMap, HashSet},
+    net::{IpAddr, SocketAddr},
+};
+
+use anyhow::{Context as _, Result};
+use synguard_common::{
+    abi::{
+        ADMISSION_BUCKETS, ADMISSION_LOCAL, ADMISSION_WAYS, Address, AddressEntry, EpochKey,
+        HalfOpen, KEY_SLOTS, MODE_ADAPTIVE, PortKey, STATE_CALM, STATE_GUARDED, ServiceConfig,
+        ServiceState, Tuple,
+    },
+    admit::{Admission, RequestAttributes, admit},
+    clock::Now,
+    egress::egress,
+    flow::{Flow, Net},
+    ingress::ingress,
+    packet::Frame,
+    tables::{Bucket, Inserted, Socket, State, Tables, Verdict},
+    wire::ipv6,
+};
+
+/// Numbers of services: slots of `SERVICES` and `STATES`, as the daemon sizes them.
+pub const SERVICE_SLOTS: usize = 1024;
+
+/// What a slot of `SERVICES` holds that nobody wrote.
+const EMPTY: ServiceConfig = ServiceConfig {
+    high: 0,
+    offers: 0,
+    window: 0,
+    mode: MODE_ADAPTIVE,
+    admission: 0,
+    rcv_wscale: 0,
+    ttl: 0,
+    pad: [0; 2],
+};
+
+/// A service as most tests want it: adaptive, admitted locally, everything offered.
+pub const SERVICE: ServiceConfig = ServiceConfig {
+    high: 1000,
+    offers: 0b1111,
+    window: 64240,
+    mode: MODE_ADAPTIVE,
+    admission: ADMISSION_LOCAL,
+    rcv_wscale: 7,
+    ttl: 64,
+    pad: [0; 2],
+};
+
+/// The key of `(bits, address)` in `PREFIXES`.
+pub type Prefix = (u32, Address);
+
+/// Every table the decisions look at.
+pub struct HostTables {
+    addresses: HashMap<Address, AddressEntry>,
+    prefixes: BTreeMap<(u32, [u8; 16]), AddressEntry>,
+    ports: HashMap<PortKey, u16>,
+    services: Vec<ServiceConfig>,
+    states: Vec<Cell<ServiceState>>,
+    keys: [EpochKey; KEY_SLOTS as usize],
+    monotonic: Cell<u64>,
+    wall_offset: Cell<u64>,
+    admissions: Vec<[Cell<u64>; ADMISSION_WAYS]>,
+    seed: u64,
+    half_open: RefCell<HashMap<Tuple, HalfOpen>>,
+    half_open_room: usize,
+    /// IPv6 or not, because the kernel never finds one family's socket by the other's addresses.
+    sockets: RefCell<HashMap<(bool, Tuple), Socket>>,
+    listeners: HashSet<(bool, Address, u16)>,
+    assigned: RefCell<Vec<RequestAttributes>>,
+    round_trips: RefCell<Vec<(u16, u32)>>,
+}
+
+impl Default for HostTables {
+    fn default() -> Self {
+        Self {
+            addresses: HashMap::new(),
+            prefixes: BTreeMap::new(),
+            ports: HashMap::new(),
+            services: vec![EMPTY; SERVICE_SLOTS],
+            states: vec![Cell::default(); SERVICE_SLOTS],
+            keys: [EpochKey::default(); KEY_SLOTS as usize],
+            monotonic: Cell::new(0),
+            wall_offset: Cell::new(0),
+            admissions: (0..ADMISSION_BUCKETS).map(|_| Default::default()).collect(),
+            seed: 0,
+            half_open: RefCell::default(),
+            half_open_room: usize::MAX,
+            sockets: RefCell::default(),
+            listeners: HashSet::new(),
+            assigned: RefCell::default(),
+            round_trips: RefCell::default(),
+        }
+    }
+}
+
+/// An address as the tables have it: an IPv4 one mapped.
+pub fn address(ip: IpAddr) -> Address {
+    match ip {
+        IpAddr::V4(ip) => Address(ip.to_ipv6_mapped().octets()),
+        IpAddr::V6(ip) => Address(ip.octets()),
+    }
+}
+
+/// A connection as packets from the client name it.
+pub fn tuple(client: SocketAddr, server: SocketAddr) -> Tuple {
+    Tuple {
+        client: address(client.ip()),
+        server: address(server.ip()),
+        client_port: client.port(),
+        server_port: server.port(),
+        pad: 0,
+    }
+}
+
+// Builders: what the daemon writes.
+impl HostTables {
+    /// Gives a number to a service. Numbers from [`SERVICE_SLOTS`] on have no slot and are ignored.
+    pub fn service(mut self, number: u16, config: ServiceConfig) -> Self {
+        if let Some(slot) = self.services.get_mut(usize::from(number)) {
+            *slot = config;
+        }
+        self
+    }
+
+    /// Starts a service guarded.
+    pub fn guarded(self, number: u16) -> Self {
+        if let Some(slot) = self.states.get(usize::from(number)) {
+            StateRef(slot).turn_guarded(0);
+        }
+        self
+    }
+
+    /// Protects an address.
+    pub fn address(mut self, ip: IpAddr, entry: AddressEntry) -> Self {
+        self.addresses.insert(address(ip), entry);
+        self
+    }
+
+    /// Protects a prefix; the length is the family's own.
+    pub fn prefix(mut self, ip: IpAddr, bits: u8, entry: AddressEntry) -> Self {
+        let bits = u32::from(bits) + if ip.is_ipv4() { 96 } else { 0 };
+        self.prefixes.insert((bits, address(ip).0), entry);
+        self
+    }
+
+    /// Gives a port of the address with this `ports_id` to another service, 0 to except it.
+    pub fn port(mut self, ports_id: u32, port: u16, service: u16) -> Self {
+        let key = PortKey {
+            ports_id,
+            port,
+            pad: 0,
+        };
+        self.ports.insert(key, service);
+        self
+    }
+
+    /// Puts the key of an epoch in place.
+    pub fn key(mut self, key: EpochKey) -> Self {
+        self.keys[key.epoch as usize % KEY_SLOTS as usize] = key;
+        self
+    }
+
+    /// Room in the half-open table.
+    pub fn half_open_room(self, half_open_room: usize) -> Self {
+        Self {
+            half_open_room,
+            ..self
+        }
+    }
+
+    /// The seed of `ADMISSIONS`.
+    pub fn seed(self, seed: u64) -> Self {
+        Self { seed, ..self }
+    }
+
+    /// Adds a listener.
+    pub fn listener(mut self, at: SocketAddr) -> Self {
+        self.listeners
+            .insert((at.is_ipv6(), address(at.ip()), at.port()));
+        self
+    }
+}
+
+// What changes while packets come.
+impl HostTables {
+    /// Sets the monotonic clock, ns.
+    pub fn set_monotonic(&self, ns: u64) {
+        self.monotonic.set(ns);
+    }
+
+    /// The monotonic clock, ns.
+    pub fn monotonic(&self) -> u64 {
+        self.monotonic.get()
+    }
+
+    /// Sets the offset of wall-clock time, ns.
+    pub fn set_wall_offset(&self, ns: u64) {
+        self.wall_offset.set(ns);
+    }
+
+    /// The offset of wall-clock time, ns.
+    pub fn wall_offset(&self) -> u64 {
+        self.wall_offset.get()
+    }
+
+    /// Says what the socket table holds for a tuple.
+    pub fn set_socket(&self, client: SocketAddr, server: SocketAddr, socket: Socket) {
+        let key = (client.is_ipv6(), tuple(client, server));
+        self.sockets.borrow_mut().insert(key, socket);
+    }
+
+    /// Turns a service calm, as the daemon does: cookies stay good until `grace_until`.
+    pub fn turn_calm(&self, number: u16, grace_until: u64) {
+        if let Some(slot) = self.states.get(usize::from(number)) {
+            slot.set(ServiceState {
+                state: STATE_CALM,
+                grace_until,
+                ..slot.get()
+            });
+        }
+    }
+
+    /// Enters a half-open connection, and counts it.
+    pub fn enter_half_open(&self, key: Tuple, entry: HalfOpen) {
+        if self.half_open.borrow_mut().insert(key, entry).is_none()
+            && let Some(slot) = self.states.get(entry.service as usize)
+        {
+            StateRef(slot).half_open_add();
+        }
+    }
+
+    /// Empties the half-open table and sets every service calm, without grace.
+    pub fn reset_states(&self) {
+        self.half_open.borrow_mut().clear();
+        for state in &self.states {
+            state.take();
+        }
+    }
+}
+
+// What a test looks at, and what the kernel's maps are filled from.
+impl HostTables {
+    /// `ADDRESSES`.
+    pub fn addresses(&self) -> impl Iterator<Item = (Address, AddressEntry)> {
+        self.addresses.iter().map(|(key, entry)| (*key, *entry))
+    }
+
+    /// `PREFIXES`.
+    pub fn prefixes(&self) -> impl Iterator<Item = (Prefix, AddressEntry)> {
+        self.prefixes
+            .iter()
+            .map(|((bits, bytes), entry)| ((*bits, Address(*bytes)), *entry))
+    }
+
+    /// `PORTS`.
+    pub fn ports(&self) -> impl Iterator<Item = (PortKey, u16)> {
+        self.ports.iter().map(|(key, service)| (*key, *service))
+    }
+
+    /// `SERVICES`.
+    pub fn services(&self) -> &[ServiceConfig] {
+        &self.services
+    }
+
+    /// `KEYS`.
+    pub fn keys(&self) -> &[EpochKey] {
+        &self.keys
+    }
+
+    /// State of a service; the beginning's for a number without a slot.
+    pub fn service_state(&self, number: u16) -> ServiceState {
+        self.states
+            .get(usize::from(number))
+            .map_or_else(ServiceState::default, Cell::get)
+    }
+
+    /// `HALF_OPEN`.
+    pub fn half_open_entries(&self) -> HashMap<Tuple, HalfOpen> {
+        self.half_open.borrow().clone()
+    }
+
+    /// What [`Admission::assign`] was given since the last call.
+    pub fn take_assigned(&self) -> Vec<RequestAttributes> {
+        self.assigned.take()
+    }
+
+    /// Round trips counted since the last call: service and ms.
+    pub fn take_round_trips(&self) -> Vec<(u16, u32)> {
+        self.round_trips.take()
+    }
+}
+
+// The programs.
+impl HostTables {
+    /// `synguard_in`: the verdict and the frame as it leaves.
+    pub fn run_ingress(&self, bytes: &[u8]) -> Result<(Verdict, Vec<u8>)> {
+        let mut frame = frame(bytes)?;
+        let verdict = ingress(&mut frame, &self);
+        Ok((verdict, frame.bytes().to_vec()))
+    }
+
+    /// `synguard_admit`, for a frame that XDP marked.
+    pub fn run_admit(&self, bytes: &[u8]) -> Result<Option<Verdict>> {
+        Ok(admit(&mut frame(bytes)?, &self))
+    }
+
+    /// `synguard_out`.
+    pub fn run_egress(&self, bytes: &[u8]) -> Result<Option<Verdict>> {
+        Ok(egress(&frame(bytes)?, &self))
+    }
+}
+
+fn frame(bytes: &[u8]) -> Result<Frame> {
+    Frame::new(bytes).with_context(|| format!("a frame of {} bytes is too long", bytes.len()))
+}
+
+/// State of a service.
+#[derive(Clone, Copy)]
+pub struct StateRef<'a>(&'a Cell<ServiceState>);
+
+impl State for StateRef<'_> {
+    fn state(self) -> u32 {
+        self.0.get().state
+    }
+
+    fn half_open(self) -> u64 {
+        self.0.get().half_open
+    }
+
+    fn grace_until(self) -> u64 {
+        self.0.get().grace_until
+    }
+
+    fn half_open_add(self) -> u64 {
+        let mut state = self.0.get();
+        state.half_open = state.half_open.wrapping_add(1);
+        self.0.set(state);
+        state.half_open
+    }
+
+    fn half_open_sub(self) {
+        let mut state = self.0.get();
+        state.half_open = state.half_open.wrapping_sub(1);
+        self.0.set(state);
+    }
+
+    fn turn_guarded(self, now: u64) {
+        let state = self.0.get();
+        if state.state == STATE_CALM {
+            self.0.set(ServiceState {
+                state: STATE_GUARDED,
+                guarded_count: state.guarded_count.wrapping_add(1),
+                guarded_at: now,
+                ..state
+            });
+        }
+    }
+}
+
+/// A bucket of `ADMISSIONS`.
+#[derive(Clone, Copy)]
+pub struct BucketRef<'a>(&'a [Cell<u64>; ADMISSION_WAYS]);
+
+impl Bucket for BucketRef<'_> {
+    fn get(self, way: usize) -> u64 {
+        self.0[way].get()
+    }
+
+    fn set(self, way: usize, value: u64) {
+        self.0[way].set(value);
+    }
+}
+
+impl<'t> Tables for &'t HostTables {
+    type State<'a>
+        = StateRef<'a>
+    where
+        't: 'a;
+    type Bucket<'a>
+        = BucketRef<'a>
+    where
+        't: 'a;
+
+    fn address(&self, address: &Address) -> Option<AddressEntry> {
+        let longest = || {
+            self.prefixes
+                .iter()
+                .rev()
+                .find(|((bits, prefix), _)| covers(*bits, prefix, &address.0))
+                .map(|(_, entry)| *entry)
+        };
+        self.addresses.get(address).copied().or_else(longest)
+    }
+
+    fn port(&self, key: &PortKey) -> Option<u16> {
+        self.ports.get(key).copied()
+    }
+
+    fn service(&self, number: u16) -> Option<&ServiceConfig> {
+        self.services.get(usize::from(number))
+    }
+
+    fn state(&self, number: u16) -> Option<StateRef<'_>> {
+        self.states.get(usize::from(number)).map(StateRef)
+    }
+
+    fn key_slot(&self, slot: u32) -> Option<&EpochKey> {
+        self.keys.get(slot as usize)
+    }
+
+    fn now(&self) -> Now {
+        Now::new(self.monotonic.get(), self.wall_offset.get())
+    }
+
+    fn bucket(&self, index: u32) -> Option<BucketRef<'_>> {
+        self.admissions.get(index as usize).map(BucketRef)
+    }
+
+    fn zero(&self) -> usize {
+        0
+    }
+
+    fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    fn half_open(&self, tuple: &Tuple) -> Option<HalfOpen> {
+        self.half_open.borrow().get(tuple).copied()
+    }
+
+    fn half_open_insert(&self, tuple: &Tuple, entry: &HalfOpen) -> Inserted {
+        let mut table = self.half_open.borrow_mut();
+        if table.contains_key(tuple) {
+            return Inserted::Exists;
+        }
+        if table.len() >= self.half_open_room {
+            return Inserted::Full;
+        }
+        table.insert(*tuple, *entry);
+        Inserted::New
+    }
+
+    fn half_open_remove(&self, tuple: &Tuple) -> bool {
+        self.half_open.borrow_mut().remove(tuple).is_some()
+    }
+
+    fn half_open_confirm(&self, tuple: &Tuple, client_isn: u32, server_isn: u32) -> bool {
+        let mut table = self.half_open.borrow_mut();
+        let Some(entry) = table.get_mut(tuple) else {
+            return false;
+        };
+        *entry = HalfOpen {
+            client_isn,
+            server_isn,
+            confirmed: 1,
+            ..*entry
+        };
+        true
+    }
+
+    fn socket<N: Net>(&self, flow: &Flow<N>) -> Socket {
+        let v6 = N::HEADER == ipv6::HEADER;
+        if let Some(socket) = self.sockets.borrow().get(&(v6, flow.tuple())) {
+            return *socket;
+        }
+        if self
+            .listeners
+            .contains(&(v6, flow.net.server(), flow.server_port))
+        {
+            Socket::Listener
+        } else {
+            Socket::None
+        }
+    }
+}
+
+impl Admission for &HostTables {
+    fn assign<N: Net>(&self, _flow: &Flow<N>, attributes: &mut RequestAttributes) -> bool {
+        self.assigned.borrow_mut().push(*attributes);
+        true
+    }
+
+    fn round_trip(&self, service: u16, ms: u32) {
+        self.round_trips.borrow_mut().push((service, ms));
+    }
+}
+
+/// Whether the first `bits` of both are equal.
+fn covers(bits: u32, prefix: &[u8; 16], address: &[u8; 16]) -> bool {
+    let differ = u128::from_be_bytes(*prefix) ^ u128::from_be_bytes(*address);
+    differ.leading_zeros() >= bits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_prefix_wins_and_an_address_before_it() {
+        let entry = |service| AddressEntry {
+            ports_id: 0,
+            service,
+            mtu: 1500,
+            hidden: service,
+            pad: 0,
+        };
+        let tables = HostTables::default()
+            .prefix("10.0.0.0".parse().unwrap(), 8, entry(1))
+            .prefix("10.1.0.0".parse().unwrap(), 16, entry(2))
+            .prefix("::".parse().unwrap(), 0, entry(3))
+            .address("10.1.2.3".parse().unwrap(), entry(4));
+        let service = |ip: &str| {
+            let ip: IpAddr = ip.parse().unwrap();
+            (&tables).address(&address(ip)).map(|entry| entry.service)
+        };
+        assert_eq!(service("10.2.2.3"), Some(1));
+        assert_eq!(service("10.1.2.4"), Some(2));
+        assert_eq!(service("11.1.2.4"), Some(3));
+        assert_eq!(service("10.1.2.3"), Some(4));
+    }
+}
