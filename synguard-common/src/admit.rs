@@ -60,7 +60,7 @@ pub trait Admission: Tables {
 
 /// Decides on a packet; `None` where it is none of admission's business.
 #[inline(always)]
-pub fn admit<P: Packet, T: Admission>(packet: &mut P, tables: &T) -> Option<Verdict> {
+pub fn admit<P: Packet, T: Admission>(packet: P, tables: &T) -> Option<Verdict> {
     locate(packet, tables, Judge)
 }
 
@@ -72,12 +72,12 @@ impl<P: Packet, T: Admission> Visitor<P, T> for Judge {
     #[inline(always)]
     fn segment<N: Net>(
         self,
-        packet: &mut P,
+        packet: P,
         tables: &T,
         flow: &Flow<N>,
         segment: &Segment,
     ) -> Option<Verdict> {
-        judge(packet, tables, flow, segment)
+        judge(&packet, tables, flow, segment)
     }
 
     #[inline(always)]
@@ -117,7 +117,7 @@ fn judge<N: Net, P: Packet, T: Admission>(
     }
     let place = recent::Place::of(*flow, tables.seed());
     let bucket = tables.bucket(place.bucket)?;
-    let Some(payload) = validate(tables, *flow, segment.isn(), segment.cookie(), now) else {
+    let Some(payload) = validate(tables, flow, segment.isn(), segment.cookie(), now) else {
         if recent::seen(bucket, place, now.monotonic) {
             return verdict(Reason::AdmitRepeated);
         }
@@ -145,7 +145,7 @@ fn judge<N: Net, P: Packet, T: Admission>(
         tables.zero(),
     );
     let offers = config.offers;
-    let timestamps = received.has_timestamps && offers & OFFER_TIMESTAMPS != 0;
+    let timestamps = received.has_timestamps() && offers & OFFER_TIMESTAMPS != 0;
     let stamp = Timestamp(received.ts_ecr);
     let scale = match timestamps {
         true => stamp.window_scale(payload),

@@ -41,6 +41,7 @@ use crate::{
     flow::{Flow, Net},
     options::Options,
     siphash::SipHash24,
+    wire::ipv4,
 };
 
 /// Window scales by index; index 0 stands for a SYN without the option.
@@ -59,23 +60,13 @@ impl Payload {
         } else {
             options.mss
         };
-        let mut mss_index = 0;
-        let mut i = 1;
-        while i < 8 {
-            if mss >= N::MSS_TABLE[i] {
-                mss_index = i as u8;
-            }
-            i += 1;
-        }
-        let scale_index = if options.has_window_scale {
-            scale_index(options.window_scale)
-        } else {
-            0
-        };
+        let mss_index = rank(mss as u64, N::MSS_TABLE);
+        let scaling = options.has_window_scale() as u8;
+        let scale_index = scale_index(options.window_scale as u64) * scaling;
         Self(
             (mss_index << 5)
                 | (scale_index << 2)
-                | ((options.sack_permitted as u8) << 1)
+                | ((options.sack_permitted() as u8) << 1)
                 | (epoch as u8 & 1),
         )
     }
@@ -115,22 +106,36 @@ impl Payload {
     }
 }
 
-/// Index of the largest scale in the table that is not above `shift`.
+/// Index of the last entry of a sorted table that is not above `value`; 0 where all but the first
+/// are. Without branches: of 7 comparisons and 7 more the verifier would walk every outcome through
+/// the hash that follows.
 #[inline(always)]
-const fn scale_index(shift: u8) -> u8 {
-    let mut index = 1;
-    let mut i = 2;
+const fn rank(value: u64, table: [u16; 8]) -> u8 {
+    let mut above = 0;
+    let mut i = 1;
     while i < 8 {
-        if shift >= WINDOW_SCALES[i] {
-            index = i as u8;
-        }
+        // 1 where value < table[i]: the difference wraps around and its top bit is set.
+        above += value.wrapping_sub(table[i] as u64) >> 63;
         i += 1;
     }
-    index
+    7 - above as u8
+}
+
+/// Index of the largest scale in the table that is not above `shift`.
+#[inline(always)]
+const fn scale_index(shift: u64) -> u8 {
+    let [_, _, c, d, e, f, g, h] = WINDOW_SCALES;
+    // The first two entries are "none" and 0; every shift is at least the second.
+    rank(
+        shift,
+        [
+            0, 0, c as u16, d as u16, e as u16, f as u16, g as u16, h as u16,
+        ],
+    )
 }
 
 #[inline(always)]
-fn mac24<N: Net>(flow: Flow<N>, isn: u32, payload: Payload, key: &EpochKey) -> u32 {
+fn mac24<N: Net>(flow: &Flow<N>, isn: u32, payload: Payload, key: &EpochKey) -> u32 {
     let ends = ((flow.client_port as u64) << 48) | ((flow.server_port as u64) << 32) | isn as u64;
     let rest = ((payload.0 as u64) << 56) | (key.epoch & 0x00ff_ffff_ffff_ffff);
     let mac = flow
@@ -142,6 +147,13 @@ fn mac24<N: Net>(flow: Flow<N>, isn: u32, payload: Payload, key: &EpochKey) -> u
     (mac >> 40) as u32
 }
 
+/// [`mac24`] as a function of its own: over IPv6, inlined, it needs more stack than the program has
+/// left.
+#[inline(never)]
+fn mac24_called<N: Net>(flow: &Flow<N>, isn: u32, payload: Payload, key: &EpochKey) -> u32 {
+    mac24(flow, isn, payload, key)
+}
+
 #[inline(always)]
 const fn assemble(mac24: u32, payload: Payload) -> u32 {
     (mac24 << 8) | (payload.0 as u32 ^ (mac24 >> 16))
@@ -150,14 +162,19 @@ const fn assemble(mac24: u32, payload: Payload) -> u32 {
 /// The cookie for a SYN of `flow` with initial sequence number `isn`, under the key of the present
 /// epoch (whose parity `payload` must have).
 #[inline(always)]
-pub fn generate<N: Net>(flow: Flow<N>, isn: u32, payload: Payload, key: &EpochKey) -> u32 {
-    assemble(mac24(flow, isn, payload, key), payload)
+pub fn generate<N: Net>(flow: &Flow<N>, isn: u32, payload: Payload, key: &EpochKey) -> u32 {
+    let mac24 = if N::HEADER == ipv4::HEADER {
+        mac24(flow, isn, payload, key)
+    } else {
+        mac24_called(flow, isn, payload, key)
+    };
+    assemble(mac24, payload)
 }
 
 /// Checks a cookie against the key of the epoch that its parity names
 /// ([`crate::clock::Now::epoch_of`]); the payload where it holds.
 #[inline(always)]
-pub fn validate<N: Net>(flow: Flow<N>, isn: u32, cookie: u32, key: &EpochKey) -> Option<Payload> {
+pub fn validate<N: Net>(flow: &Flow<N>, isn: u32, cookie: u32, key: &EpochKey) -> Option<Payload> {
     let payload = Payload::claimed(cookie);
     if cookie == generate(flow, isn, payload, key) {
         Some(payload)
@@ -179,16 +196,13 @@ impl Timestamp {
     const ECN: u32 = 1 << 4;
     const NO_SCALE: u32 = 15;
 
-    /// The TSval to send at `monotonic` ns for a SYN with these options.
+    /// The TSval to send at `monotonic` ns to a client with which these options were agreed on.
     #[inline(always)]
-    pub fn new(monotonic: u64, options: &Options, ecn: bool) -> Self {
-        let scale = if options.has_window_scale {
-            options.window_scale as u32
-        } else {
-            Self::NO_SCALE
-        };
+    pub fn new(monotonic: u64, options: &Options) -> Self {
+        let unscaled = Self::NO_SCALE * !options.has_window_scale() as u32;
         let clock = ((monotonic / 1_000_000) as u32) << Self::CLOCK_SHIFT;
-        Self(clock | if ecn { Self::ECN } else { 0 } | scale)
+        let ecn = Self::ECN * options.has_ecn() as u32;
+        Self(clock | ecn | unscaled | options.window_scale as u32)
     }
 
     /// Whether ECN was agreed on.
@@ -204,7 +218,7 @@ impl Timestamp {
         let rounded = payload.window_scale()?;
         let exact = (self.0 & 15) as u8;
         let index = (payload.0 >> 2) & 7;
-        if exact <= crate::options::MAX_WINDOW_SCALE && scale_index(exact) == index {
+        if exact <= crate::options::MAX_WINDOW_SCALE && scale_index(exact as u64) == index {
             Some(exact)
         } else {
             Some(rounded)
@@ -226,6 +240,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        abi::{OFFER_ECN, OFFER_SACK, OFFER_WINDOW_SCALE},
         clock::{EPOCH_NS, Now},
         flow::{V4, V6},
         options::MAX_WINDOW_SCALE,
@@ -233,10 +248,13 @@ mod tests {
 
     fn options() -> impl Strategy<Value = Options> {
         (any::<u16>(), any::<Option<u8>>(), any::<bool>()).prop_map(|(mss, scale, sack)| Options {
+            present: if scale.is_some() {
+                OFFER_WINDOW_SCALE
+            } else {
+                0
+            } | if sack { OFFER_SACK } else { 0 },
             mss,
-            has_window_scale: scale.is_some(),
             window_scale: scale.unwrap_or(0).min(MAX_WINDOW_SCALE),
-            sack_permitted: sack,
             ..Options::default()
         })
     }
@@ -276,7 +294,7 @@ mod tests {
         };
         let rounded = N::MSS_TABLE.into_iter().rev().find(|m| *m <= offered);
         assert_eq!(payload.mss::<N>(), rounded.unwrap_or(N::MSS_TABLE[0]));
-        let scale = options.has_window_scale.then(|| {
+        let scale = options.has_window_scale().then(|| {
             WINDOW_SCALES[1..]
                 .iter()
                 .copied()
@@ -285,18 +303,18 @@ mod tests {
                 .unwrap()
         });
         assert_eq!(payload.window_scale(), scale);
-        assert_eq!(payload.sack_permitted(), options.sack_permitted);
+        assert_eq!(payload.sack_permitted(), options.sack_permitted());
     }
 
     fn round_trip<N: Net>(flow: Flow<N>, isn: u32, options: &Options, key: &EpochKey) {
         let payload = Payload::new::<N>(options, key.epoch);
-        let cookie = generate(flow, isn, payload, key);
-        let recovered = validate(flow, isn, cookie, key).unwrap();
+        let cookie = generate(&flow, isn, payload, key);
+        let recovered = validate(&flow, isn, cookie, key).unwrap();
         assert_eq!(recovered, payload);
         check::<N>(recovered, options);
         for bit in 0..32 {
-            assert_eq!(validate(flow, isn, cookie ^ (1 << bit), key), None);
-            assert_eq!(validate(flow, isn ^ (1 << bit), cookie, key), None);
+            assert_eq!(validate(&flow, isn, cookie ^ (1 << bit), key), None);
+            assert_eq!(validate(&flow, isn ^ (1 << bit), cookie, key), None);
         }
         for bit in 0..16 {
             let client = Flow {
@@ -307,13 +325,13 @@ mod tests {
                 server_port: flow.server_port ^ (1 << bit),
                 ..flow
             };
-            assert_eq!(validate(client, isn, cookie, key), None);
-            assert_eq!(validate(server, isn, cookie, key), None);
+            assert_eq!(validate(&client, isn, cookie, key), None);
+            assert_eq!(validate(&server, isn, cookie, key), None);
         }
         for other in [key.epoch - 1, key.epoch + 1, key.epoch + 2] {
             assert_eq!(
                 validate(
-                    flow,
+                    &flow,
                     isn,
                     cookie,
                     &EpochKey {
@@ -349,15 +367,14 @@ mod tests {
             server_port: 443,
         };
         let options = Options {
+            present: OFFER_WINDOW_SCALE | OFFER_SACK,
             mss: 1460,
-            has_window_scale: true,
             window_scale: 8,
-            sack_permitted: true,
             ..Options::default()
         };
         let payload = Payload::new::<V4>(&options, key.epoch);
         assert_eq!(payload, Payload(0b110_110_1_0));
-        assert_eq!(generate(flow, 33_219_744, payload, &key), 0xafd31a75);
+        assert_eq!(generate(&flow, 33_219_744, payload, &key), 0xafd31a75);
     }
 
     proptest! {
@@ -366,10 +383,10 @@ mod tests {
             flow in v4(), isn: u32, options in options(), key in key(), bit in 0..32u32,
         ) {
             round_trip(flow, isn, &options, &key);
-            let cookie = generate(flow, isn, Payload::new::<V4>(&options, key.epoch), &key);
+            let cookie = generate(&flow, isn, Payload::new::<V4>(&options, key.epoch), &key);
             let V4 { client, server } = flow.net;
             for net in [V4 { client: client ^ (1 << bit), server }, V4 { client, server: server ^ (1 << bit) }] {
-                prop_assert_eq!(validate(Flow { net, ..flow }, isn, cookie, &key), None);
+                prop_assert_eq!(validate(&Flow { net, ..flow }, isn, cookie, &key), None);
             }
         }
 
@@ -378,13 +395,13 @@ mod tests {
             flow in v6(), isn: u32, options in options(), key in key(), bit in 0..128usize,
         ) {
             round_trip(flow, isn, &options, &key);
-            let cookie = generate(flow, isn, Payload::new::<V6>(&options, key.epoch), &key);
+            let cookie = generate(&flow, isn, Payload::new::<V6>(&options, key.epoch), &key);
             let mut net = flow.net;
             net.client[bit / 64] ^= 1 << (bit % 64);
-            prop_assert_eq!(validate(Flow { net, ..flow }, isn, cookie, &key), None);
+            prop_assert_eq!(validate(&Flow { net, ..flow }, isn, cookie, &key), None);
             let mut net = flow.net;
             net.server[bit / 64] ^= 1 << (bit % 64);
-            prop_assert_eq!(validate(Flow { net, ..flow }, isn, cookie, &key), None);
+            prop_assert_eq!(validate(&Flow { net, ..flow }, isn, cookie, &key), None);
         }
 
         /// With the clock in charge of which key is tried: honoured for 14 s at least, refused
@@ -394,10 +411,10 @@ mod tests {
                           into in 0..EPOCH_NS, later in 0u64..200_000_000_000, sooner in 2_000_000_001u64..100_000_000_000) {
             let keys = |epoch: u64| EpochKey { epoch, k0: epoch.wrapping_mul(0x9e37_79b9_7f4a_7c15), k1: !epoch };
             let wall = made * EPOCH_NS + into;
-            let cookie = generate(flow, isn, Payload::new::<V4>(&options, made), &keys(made));
+            let cookie = generate(&flow, isn, Payload::new::<V4>(&options, made), &keys(made));
             let holds = |wall: u64| {
                 let epoch = Now::new(0, wall).epoch_of(Payload::claimed(cookie).parity());
-                validate(flow, isn, cookie, &keys(epoch)).is_some()
+                validate(&flow, isn, cookie, &keys(epoch)).is_some()
             };
             prop_assert!(holds(wall));
             if later <= 14_000_000_000 { prop_assert!(holds(wall + later)); }
@@ -408,10 +425,11 @@ mod tests {
 
         #[test]
         fn timestamps_carry_the_exact_scale(options in options(), ecn: bool, sent in 0u64..1 << 60, rtt in 0u64..60_000) {
-            let stamp = Timestamp::new(sent, &options, ecn);
+            let options = Options { present: options.present | if ecn { OFFER_ECN } else { 0 }, ..options };
+            let stamp = Timestamp::new(sent, &options);
             let payload = Payload::new::<V4>(&options, 0);
             prop_assert_eq!(stamp.ecn(), ecn);
-            prop_assert_eq!(stamp.window_scale(payload), options.has_window_scale.then_some(options.window_scale));
+            prop_assert_eq!(stamp.window_scale(payload), options.has_window_scale().then_some(options.window_scale));
             let elapsed = stamp.elapsed_ms(sent + rtt * 1_000_000);
             prop_assert_eq!(elapsed as u64, rtt);
         }
@@ -420,7 +438,7 @@ mod tests {
         fn a_lying_timestamp_gets_what_the_cookie_says(options in options(), stamp: u32) {
             let payload = Payload::new::<V4>(&options, 0);
             let scale = Timestamp(stamp).window_scale(payload);
-            prop_assert_eq!(scale.is_some(), options.has_window_scale);
+            prop_assert_eq!(scale.is_some(), options.has_window_scale());
             if let Some(scale) = scale {
                 prop_assert!(scale <= MAX_WINDOW_SCALE);
                 prop_assert!(scale >= payload.window_scale().unwrap());

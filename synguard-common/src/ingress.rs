@@ -21,7 +21,7 @@ use crate::{
 
 /// Decides on a frame, and rewrites it where the verdict is to answer.
 #[inline(always)]
-pub fn ingress<P: PacketMut, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
+pub fn ingress<P: PacketMut, T: Tables>(packet: P, tables: &T) -> Verdict {
     locate(packet, tables, Judge)
 }
 
@@ -33,12 +33,12 @@ impl<P: PacketMut, T: Tables> Visitor<P, T> for Judge {
     #[inline(always)]
     fn segment<N: Net>(
         self,
-        packet: &mut P,
+        mut packet: P,
         tables: &T,
         flow: &Flow<N>,
         segment: &Segment,
     ) -> Verdict {
-        judge(packet, tables, flow, segment)
+        judge(&mut packet, tables, flow, segment)
     }
 
     #[inline(always)]
@@ -89,7 +89,7 @@ pub trait Visitor<P, T> {
     /// A TCP segment for a service.
     fn segment<N: Net>(
         self,
-        packet: &mut P,
+        packet: P,
         tables: &T,
         flow: &Flow<N>,
         segment: &Segment,
@@ -101,11 +101,11 @@ pub trait Visitor<P, T> {
 /// Finds the service of a frame and its TCP header, or the verdict where there is none to find.
 #[inline(always)]
 pub fn locate<P: Packet, T: Tables, V: Visitor<P, T>>(
-    packet: &mut P,
+    packet: P,
     tables: &T,
     visitor: V,
 ) -> V::Output {
-    let Some((ethertype, at)) = ethernet::payload(packet) else {
+    let Some((ethertype, at)) = ethernet::payload(&packet) else {
         return visitor.other(Verdict::none(Reason::NotTcp));
     };
     let at = at + tables.zero();
@@ -126,12 +126,12 @@ pub fn locate<P: Packet, T: Tables, V: Visitor<P, T>>(
 
 #[inline(never)]
 fn visit_v4<P: Packet, T: Tables, V: Visitor<P, T>>(
-    packet: &mut P,
+    packet: P,
     tables: T,
     at: usize,
     visitor: V,
 ) -> V::Output {
-    match locate_v4(packet, &tables, at) {
+    match locate_v4(&packet, &tables, at) {
         Ok((flow, segment)) => visitor.segment(packet, &tables, &flow, &segment),
         Err(verdict) => visitor.other(verdict),
     }
@@ -139,12 +139,12 @@ fn visit_v4<P: Packet, T: Tables, V: Visitor<P, T>>(
 
 #[inline(never)]
 fn visit_v6<P: Packet, T: Tables, V: Visitor<P, T>>(
-    packet: &mut P,
+    packet: P,
     tables: T,
     at: usize,
     visitor: V,
 ) -> V::Output {
-    match locate_v6(packet, &tables, at) {
+    match locate_v6(&packet, &tables, at) {
         Ok((flow, segment)) => visitor.segment(packet, &tables, &flow, &segment),
         Err(verdict) => visitor.other(verdict),
     }
@@ -555,19 +555,17 @@ fn guarded_syn<N: Net, P: PacketMut, T: Tables>(
     let options_at = segment.tcp_at + tcp::HEADER;
     let options_len = segment.tcp.header_len as usize - tcp::HEADER;
     let offered = options::read(packet, options_at, options_len, tables.zero());
-    let options = synack::agree(offered, config.offers);
-    let ecn = synack::wants_ecn(segment.tcp.flags, &options, config.offers);
+    let options = offered.agree(synack::asks_for_ecn(segment.tcp.flags), config.offers);
     let payload = Payload::new::<N>(&options, key.epoch);
     let isn = segment.tcp.sequence;
     let answer = synack::Answer {
         isn,
-        cookie: cookie::generate(*flow, isn, payload, key),
+        cookie: cookie::generate(flow, isn, payload, key),
         mss: segment.mtu.saturating_sub(N::OVERHEAD),
         options,
-        timestamp: Timestamp::new(now.monotonic, &options, ecn),
-        ecn,
+        timestamp: Timestamp::new(now.monotonic, &options),
     };
-    if synack::write(packet, segment.ip_at, *flow, config, &answer) {
+    if synack::write(packet, segment.ip_at, segment.end, *flow, config, &answer) {
         Reason::Challenged
     } else {
         Reason::NoRoom
@@ -585,7 +583,7 @@ fn check_cookie<N: Net, T: Tables>(tables: T, flow: &Flow<N>, isn: u32, cookie: 
     let Some(bucket) = tables.bucket(place.bucket) else {
         return Reason::AckInvalid;
     };
-    if validate(&tables, *flow, isn, cookie, now).is_some() {
+    if validate(&tables, flow, isn, cookie, now).is_some() {
         recent::record(bucket, place, now.monotonic);
         Reason::CookieValid
     } else if recent::seen(bucket, place, now.monotonic) {
@@ -599,7 +597,7 @@ fn check_cookie<N: Net, T: Tables>(tables: T, flow: &Flow<N>, isn: u32, cookie: 
 #[inline(always)]
 pub fn validate<N: Net, T: Tables>(
     tables: &T,
-    flow: Flow<N>,
+    flow: &Flow<N>,
     isn: u32,
     cookie: u32,
     now: crate::clock::Now,

@@ -7,7 +7,10 @@
 //! what was read before it stands; an option of the wrong length is skipped; the last of several
 //! wins.
 
-use crate::packet::{Packet, View};
+use crate::{
+    abi::{OFFER_ECN, OFFER_SACK, OFFER_TIMESTAMPS, OFFER_WINDOW_SCALE},
+    packet::{Packet, View},
+};
 
 /// End of option list.
 pub const EOL: u8 = 0;
@@ -30,18 +33,18 @@ pub const FAST_OPEN: u8 = 34;
 pub const MAX_WINDOW_SCALE: u8 = 14;
 
 /// What of a segment's options matters to a handshake.
+///
+/// Which options there were is one word of bits, the same bits as what a service offers
+/// ([`crate::abi::OFFER_TIMESTAMPS`] and so on), so that agreeing on them is one AND. Branches
+/// would be walked by the verifier in every combination.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Options {
+    /// `OFFER_*` bits of the options that were there.
+    pub present: u32,
     /// Maximum segment size; 0 where there was none (or it was 0).
     pub mss: u16,
-    /// Window scale was there.
-    pub has_window_scale: bool,
-    /// The shift, at most [`MAX_WINDOW_SCALE`].
+    /// The shift of the window scale, at most [`MAX_WINDOW_SCALE`]; 0 where there was none.
     pub window_scale: u8,
-    /// SACK was permitted.
-    pub sack_permitted: bool,
-    /// Timestamps were there.
-    pub has_timestamps: bool,
     /// TSval.
     pub ts_val: u32,
     /// TSecr.
@@ -49,39 +52,64 @@ pub struct Options {
 }
 
 impl Options {
-    /// All but the timestamps, in one word: MSS, scale, then a bit for each option.
+    /// Whether timestamps were there.
     #[inline(always)]
-    const fn pack(&self) -> u64 {
-        self.mss as u64
-            | (self.window_scale as u64) << 16
-            | (self.has_window_scale as u64) << 24
-            | (self.sack_permitted as u64) << 25
-            | (self.has_timestamps as u64) << 26
+    pub const fn has_timestamps(&self) -> bool {
+        self.present & OFFER_TIMESTAMPS != 0
     }
 
+    /// Whether SACK was permitted.
     #[inline(always)]
-    const fn unpack(word: u64, ts_val: u32, ts_ecr: u32) -> Self {
+    pub const fn sack_permitted(&self) -> bool {
+        self.present & OFFER_SACK != 0
+    }
+
+    /// Whether there was a window scale.
+    #[inline(always)]
+    pub const fn has_window_scale(&self) -> bool {
+        self.present & OFFER_WINDOW_SCALE != 0
+    }
+
+    /// Whether ECN was asked for, and there are timestamps to remember it by.
+    #[inline(always)]
+    pub const fn has_ecn(&self) -> bool {
+        self.present & OFFER_ECN != 0
+    }
+
+    /// What the client wants and we offer. `ecn` is 1 where the SYN's flags ask for ECN
+    /// (RFC 3168 section 6.1.1); it is had only with timestamps, in which alone it comes back to
+    /// us.
+    #[inline(always)]
+    #[must_use]
+    pub const fn agree(self, ecn: u32, offers: u32) -> Self {
+        const TIMESTAMPS_AT: u32 = OFFER_TIMESTAMPS.trailing_zeros();
+        const ECN_AT: u32 = OFFER_ECN.trailing_zeros();
+        const SCALE_AT: u32 = OFFER_WINDOW_SCALE.trailing_zeros();
+        let present = self.present & offers;
+        let ecn = ((present >> TIMESTAMPS_AT) & ecn & 1) << ECN_AT;
+        let scaling = (present >> SCALE_AT) & 1;
         Self {
-            mss: word as u16,
-            has_window_scale: word & (1 << 24) != 0,
-            window_scale: (word >> 16) as u8,
-            sack_permitted: word & (1 << 25) != 0,
-            has_timestamps: word & (1 << 26) != 0,
-            ts_val,
-            ts_ecr,
+            present: present | (ecn & offers),
+            window_scale: self.window_scale & 0u8.wrapping_sub(scaling as u8),
+            ..self
         }
     }
 
     #[inline(always)]
+    fn permit_sack(&mut self) {
+        self.present |= OFFER_SACK;
+    }
+
+    #[inline(always)]
     fn set_timestamps(&mut self, val: u32, ecr: u32) {
-        self.has_timestamps = true;
+        self.present |= OFFER_TIMESTAMPS;
         self.ts_val = val;
         self.ts_ecr = ecr;
     }
 
     #[inline(always)]
     fn set_window_scale(&mut self, shift: u8) {
-        self.has_window_scale = true;
+        self.present |= OFFER_WINDOW_SCALE;
         self.window_scale = if shift > MAX_WINDOW_SCALE {
             MAX_WINDOW_SCALE
         } else {
@@ -98,7 +126,12 @@ pub fn read<P: Packet + ?Sized>(packet: &P, at: usize, len: usize, zero: usize) 
         Some(options) => options,
         None => packet.scan(at, len),
     };
-    Options::unpack(options.pack() + zero as u64, options.ts_val, options.ts_ecr)
+    Options {
+        present: options.present.wrapping_add(zero as u32),
+        mss: options.mss.wrapping_add(zero as u16),
+        window_scale: options.window_scale.wrapping_add(zero as u8),
+        ..options
+    }
 }
 
 const MSS_WORD: u32 = 0x0204;
@@ -135,7 +168,9 @@ pub fn fast<P: Packet + ?Sized>(packet: &P, at: usize, len: usize) -> Option<Opt
     let second = word(1)?;
     if second == SACK_TIMESTAMPS || second == NOP_NOP_TIMESTAMPS {
         // Linux, with and without SACK.
-        options.sack_permitted = second == SACK_TIMESTAMPS;
+        if second == SACK_TIMESTAMPS {
+            options.permit_sack();
+        }
         if len == 16 {
             options.set_timestamps(word(2)?, word(3)?);
             return Some(options);
@@ -150,7 +185,7 @@ pub fn fast<P: Packet + ?Sized>(packet: &P, at: usize, len: usize) -> Option<Opt
     }
     if second == NOP_NOP_SACK {
         // Linux without timestamps.
-        options.sack_permitted = true;
+        options.permit_sack();
         if len == 8 {
             return Some(options);
         }
@@ -171,18 +206,18 @@ pub fn fast<P: Packet + ?Sized>(packet: &P, at: usize, len: usize) -> Option<Opt
     let third = word(2)?;
     if len == 12 && third == NOP_NOP_SACK {
         // Windows.
-        options.sack_permitted = true;
+        options.permit_sack();
         return Some(options);
     }
     if len == 20 && third == SACK_TIMESTAMPS {
         // FreeBSD.
-        options.sack_permitted = true;
+        options.permit_sack();
         options.set_timestamps(word(3)?, word(4)?);
         return Some(options);
     }
     if len == 24 && third == NOP_NOP_TIMESTAMPS && word(5)? == SACK_END {
         // Apple.
-        options.sack_permitted = true;
+        options.permit_sack();
         options.set_timestamps(word(3)?, word(4)?);
         return Some(options);
     }
@@ -240,9 +275,11 @@ impl Scanner {
     pub fn options(&self) -> Options {
         let mut options = Options {
             mss: self.mss as u16,
-            sack_permitted: self.sack_permitted != 0,
             ..Options::default()
         };
+        if self.sack_permitted != 0 {
+            options.permit_sack();
+        }
         if self.window_scale != 0 {
             options.set_window_scale((self.window_scale - 1) as u8);
         }
@@ -354,17 +391,15 @@ mod tests {
         assert_eq!(
             both(&linux),
             Options {
+                present: OFFER_WINDOW_SCALE | OFFER_SACK | OFFER_TIMESTAMPS,
                 mss: 1460,
-                has_window_scale: true,
                 window_scale: 7,
-                sack_permitted: true,
-                has_timestamps: true,
                 ts_val: 7,
                 ts_ecr: 0,
             }
         );
         assert_eq!(both(&windows).window_scale, 8);
-        assert!(both(&apple).sack_permitted && both(&apple).has_timestamps);
+        assert!(both(&apple).sack_permitted() && both(&apple).has_timestamps());
     }
 
     #[test]
@@ -382,8 +417,8 @@ mod tests {
             }
         );
         // So does a length beyond the list.
-        assert!(!both(&[8, 10, 0, 0]).has_timestamps);
-        assert!(!both(&[1, 1, 8, 10, 0, 0, 0, 1]).has_timestamps);
+        assert!(!both(&[8, 10, 0, 0]).has_timestamps());
+        assert!(!both(&[1, 1, 8, 10, 0, 0, 0, 1]).has_timestamps());
         // A wrong length for the kind is skipped over.
         assert_eq!(both(&[2, 3, 7, 3, 3, 5, 1, 1]).mss, 0);
         // EOL hides what follows.

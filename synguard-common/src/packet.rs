@@ -58,11 +58,51 @@ pub trait PacketMut: Packet {
     /// The `len` bytes from `at` to write to, or `None` where the frame ends before.
     fn view_mut(&mut self, at: usize, len: usize) -> Option<Self::ViewMut<'_>>;
 
-    /// Length of the frame in bytes.
-    fn frame_len(&self) -> usize;
+    /// Length of the frame in bytes. `end` is where its IP packet ends: a frame that goes on beyond
+    /// what can be accessed directly is measured in another, slower way.
+    fn frame_len(&self, end: usize) -> usize;
 
-    /// Cuts or extends the frame to `len` bytes; new bytes are zero. False where there is no room.
-    fn resize(&mut self, len: usize) -> bool;
+    /// Cuts or extends the frame by `delta` bytes; new bytes are zero. False where there is no room.
+    fn resize(&mut self, delta: isize) -> bool;
+}
+
+impl<P: Packet + ?Sized> Packet for &mut P {
+    type View<'a>
+        = P::View<'a>
+    where
+        Self: 'a;
+
+    #[inline(always)]
+    fn view(&self, at: usize, len: usize) -> Option<Self::View<'_>> {
+        (**self).view(at, len)
+    }
+
+    #[inline(always)]
+    fn scan(&self, at: usize, len: usize) -> Options {
+        (**self).scan(at, len)
+    }
+}
+
+impl<P: PacketMut + ?Sized> PacketMut for &mut P {
+    type ViewMut<'a>
+        = P::ViewMut<'a>
+    where
+        Self: 'a;
+
+    #[inline(always)]
+    fn view_mut(&mut self, at: usize, len: usize) -> Option<Self::ViewMut<'_>> {
+        (**self).view_mut(at, len)
+    }
+
+    #[inline(always)]
+    fn frame_len(&self, end: usize) -> usize {
+        (**self).frame_len(end)
+    }
+
+    #[inline(always)]
+    fn resize(&mut self, delta: isize) -> bool {
+        (**self).resize(delta)
+    }
 }
 
 /// The host's cursor: a frame in a fixed buffer, with the room behind it that a driver's would
@@ -172,11 +212,14 @@ impl PacketMut for Frame {
         self.buffer[..self.len].get_mut(at..at.checked_add(len)?)
     }
 
-    fn frame_len(&self) -> usize {
+    fn frame_len(&self, _end: usize) -> usize {
         self.len
     }
 
-    fn resize(&mut self, len: usize) -> bool {
+    fn resize(&mut self, delta: isize) -> bool {
+        let Some(len) = self.len.checked_add_signed(delta) else {
+            return false;
+        };
         if len > Self::CAPACITY {
             return false;
         }

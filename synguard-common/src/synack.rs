@@ -5,7 +5,7 @@
 //! (`tcp_options_write`).
 
 use crate::{
-    abi::{OFFER_ECN, OFFER_SACK, OFFER_TIMESTAMPS, OFFER_WINDOW_SCALE, ServiceConfig},
+    abi::ServiceConfig,
     cookie::Timestamp,
     flow::{Flow, Net},
     options::Options,
@@ -22,54 +22,42 @@ pub struct Answer {
     pub cookie: u32,
     /// Our MSS, bytes.
     pub mss: u16,
-    /// What of the client's options we go along with.
+    /// The options that were agreed on.
     pub options: Options,
     /// Our TSval, where `options` has timestamps.
     pub timestamp: Timestamp,
-    /// The client asked for ECN and gets it.
-    pub ecn: bool,
 }
 
-/// Keeps of the client's options what the service offers.
+/// 1 where a SYN with these flags asks for ECN (RFC 3168 section 6.1.1), else 0.
 #[inline(always)]
-pub fn agree(options: Options, offers: u32) -> Options {
-    Options {
-        has_window_scale: options.has_window_scale && offers & OFFER_WINDOW_SCALE != 0,
-        sack_permitted: options.sack_permitted && offers & OFFER_SACK != 0,
-        has_timestamps: options.has_timestamps && offers & OFFER_TIMESTAMPS != 0,
-        ..options
-    }
-}
-
-/// Whether a SYN with these flags asks for ECN (RFC 3168 section 6.1.1), and may have it: the bit
-/// must come back to us in a timestamp.
-#[inline(always)]
-pub fn wants_ecn(flags: u16, options: &Options, offers: u32) -> bool {
-    const SETUP: u16 = tcp::ECE | tcp::CWR;
-    options.has_timestamps && offers & OFFER_ECN != 0 && flags & SETUP == SETUP
+pub const fn asks_for_ecn(flags: u16) -> u32 {
+    const ECE_AT: u32 = tcp::ECE.trailing_zeros();
+    const CWR_AT: u32 = tcp::CWR.trailing_zeros();
+    ((flags >> ECE_AT) & (flags >> CWR_AT) & 1) as u32
 }
 
 /// Length of the TCP options of an answer, bytes.
 #[inline(always)]
 fn options_len(options: &Options) -> usize {
     let mut len = 4;
-    if options.has_timestamps {
+    if options.has_timestamps() {
         len += 12;
-    } else if options.sack_permitted {
+    } else if options.sack_permitted() {
         len += 4;
     }
-    if options.has_window_scale {
+    if options.has_window_scale() {
         len += 4;
     }
     len
 }
 
-/// Rewrites the frame, whose IP header starts at `at`, into the answer. False where the driver
+/// Rewrites the frame, whose IP packet goes from `at` to `end`, into the answer. False where the driver
 /// has no room for it; the frame is then as it was.
 #[inline(always)]
 pub fn write<N: Net, P: PacketMut>(
     packet: &mut P,
     at: usize,
+    end: usize,
     flow: Flow<N>,
     config: &ServiceConfig,
     answer: &Answer,
@@ -83,7 +71,8 @@ pub fn write<N: Net, P: PacketMut>(
     } else {
         needed
     };
-    if packet.frame_len() != wanted && !packet.resize(wanted) {
+    let delta = wanted as isize - packet.frame_len(end) as isize;
+    if delta != 0 && !packet.resize(delta) {
         return false;
     }
     swap_ethernet(packet).is_some()
@@ -134,7 +123,7 @@ fn write_tcp<N: Net, P: PacketMut>(
         sequence: answer.cookie,
         acknowledgment: answer.isn.wrapping_add(1),
         header_len: tcp_len as u8,
-        flags: tcp::SYN | tcp::ACK | if answer.ecn { tcp::ECE } else { 0 },
+        flags: tcp::SYN | tcp::ACK | if options.has_ecn() { tcp::ECE } else { 0 },
         window: config.window,
         checksum: 0,
         urgent: 0,
@@ -148,18 +137,18 @@ fn write_tcp<N: Net, P: PacketMut>(
         Some(())
     };
     put(0x0204_0000 | answer.mss as u32)?;
-    if options.has_timestamps {
-        put(if options.sack_permitted {
+    if options.has_timestamps() {
+        put(if options.sack_permitted() {
             0x0402_080a
         } else {
             0x0101_080a
         })?;
         put(answer.timestamp.0)?;
         put(options.ts_val)?;
-    } else if options.sack_permitted {
+    } else if options.sack_permitted() {
         put(0x0101_0402)?;
     }
-    if options.has_window_scale {
+    if options.has_window_scale() {
         put(0x0103_0300 | config.rcv_wscale as u32)?;
     }
     let header = tcp::Header {

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     bindings::{__sk_buff, xdp_md},
-    helpers::{bpf_loop, bpf_skb_pull_data, bpf_xdp_adjust_tail},
+    helpers::{bpf_loop, bpf_skb_pull_data, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len},
 };
 use synguard_common::{
     options::{Options, Scanner},
@@ -55,11 +55,10 @@ impl Context for __sk_buff {
     }
 }
 
-/// A packet between `data` and `data_end`.
+/// A packet between `data` and `data_end`, which are read from the context each time: keeping them
+/// would cost two slots of the stack, and reading them again two loads.
 pub struct Cursor<C> {
     ctx: *mut C,
-    data: *mut u8,
-    end: *mut u8,
 }
 
 /// Headers that are read directly: Ethernet with two tags, IPv6 with room for extension headers,
@@ -70,14 +69,7 @@ impl Cursor<xdp_md> {
     /// The packet of an XDP program.
     #[inline(always)]
     pub fn of_xdp(ctx: *mut xdp_md) -> Self {
-        // SAFETY: `ctx` is the program's context.
-        unsafe {
-            Self {
-                ctx,
-                data: Context::data(ctx),
-                end: Context::data_end(ctx),
-            }
-        }
+        Self { ctx }
     }
 }
 
@@ -87,22 +79,16 @@ impl Cursor<__sk_buff> {
     pub fn of_skb(ctx: *mut __sk_buff) -> Option<Self> {
         // SAFETY: `ctx` is the program's context.
         unsafe {
-            let mut cursor = Self {
-                ctx,
-                data: Context::data(ctx),
-                end: Context::data_end(ctx),
-            };
-            let len = (*ctx).len;
-            let wanted = if len < LINEAR { len } else { LINEAR };
-            if cursor.data.wrapping_add(MIN_LINEAR) > cursor.end {
+            let data = Context::data(ctx);
+            if data.wrapping_add(MIN_LINEAR) > Context::data_end(ctx) {
+                let len = (*ctx).len;
+                let wanted = if len < LINEAR { len } else { LINEAR };
                 if bpf_skb_pull_data(ctx, wanted) != 0 {
                     return None;
                 }
-                cursor.data = Context::data(ctx);
-                cursor.end = Context::data_end(ctx);
             }
-            Some(cursor)
         }
+        Some(Self { ctx })
     }
 }
 
@@ -189,8 +175,10 @@ fn opaque(pointer: *mut u8) -> *mut u8 {
 impl<C: Context> Cursor<C> {
     #[inline(always)]
     fn checked(&self, at: usize, len: usize) -> Option<Checked> {
-        let start = opaque(self.data.wrapping_add(at));
-        if start.wrapping_add(len) > self.end {
+        // SAFETY: `ctx` is the program's context.
+        let (data, end) = unsafe { (C::data(self.ctx), C::data_end(self.ctx)) };
+        let start = opaque(data.wrapping_add(at));
+        if start.wrapping_add(len) > end {
             None
         } else {
             Some(Checked(start))
@@ -234,23 +222,24 @@ impl PacketMut for Cursor<xdp_md> {
     }
 
     #[inline(always)]
-    fn frame_len(&self) -> usize {
+    fn frame_len(&self, end: usize) -> usize {
+        // SAFETY: `ctx` is the program's context.
+        let (data, data_end) = unsafe { (Context::data(self.ctx), Context::data_end(self.ctx)) };
         // LLVM would subtract in 32 bits where that is all the caller looks at: "R2 32-bit pointer
         // arithmetic prohibited".
-        opaque(self.end.wrapping_sub(self.data as usize)) as usize
+        let linear = opaque(data_end.wrapping_sub(data as usize)) as usize;
+        if end > linear {
+            // A frame in several buffers (or one whose IP header lies about its length).
+            // SAFETY: as above.
+            return unsafe { bpf_xdp_get_buff_len(self.ctx) } as usize;
+        }
+        linear
     }
 
     #[inline(always)]
-    fn resize(&mut self, len: usize) -> bool {
-        let delta = len as i64 - self.frame_len() as i64;
-        // SAFETY: `ctx` is the program's context; pointers are re-read below, as they are stale
-        // after the helper.
-        unsafe {
-            let done = bpf_xdp_adjust_tail(self.ctx, delta as i32) == 0;
-            self.data = Context::data(self.ctx);
-            self.end = Context::data_end(self.ctx);
-            done
-        }
+    fn resize(&mut self, delta: isize) -> bool {
+        // SAFETY: `ctx` is the program's context.
+        unsafe { bpf_xdp_adjust_tail(self.ctx, delta as i32) == 0 }
     }
 }
 

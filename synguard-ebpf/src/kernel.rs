@@ -213,6 +213,17 @@ fn lookup_v6<C, N: Net>(ctx: *mut C, flow: &Flow<N>) -> *mut bpf_sock {
     }
 }
 
+/// The longest prefix that covers an address. A function of its own, for the sake of the stack.
+#[inline(never)]
+fn prefix(address: &Address) -> Option<&'static AddressEntry> {
+    // The key proper starts at four bytes, so that the address in it is aligned to eight.
+    #[repr(C, align(8))]
+    struct Aligned(u32, Key<Address>);
+    let key = Aligned(0, Key::new(128, *address));
+    // SAFETY: the field of a packed type that lies where its own alignment wants it.
+    PREFIXES.get(unsafe { &*(&raw const key.1) })
+}
+
 impl<C> Tables for Kernel<C> {
     type State<'a>
         = StateRef
@@ -232,12 +243,7 @@ impl<C> Tables for Kernel<C> {
         if RUNTIME.get(0)?.has_prefixes == 0 {
             return None;
         }
-        // The key proper starts at four bytes, so that the address in it is aligned to eight.
-        #[repr(C, align(8))]
-        struct Aligned(u32, Key<Address>);
-        let key = Aligned(0, Key::new(128, *address));
-        // SAFETY: the field of a packed type that lies where its own alignment wants it.
-        PREFIXES.get(unsafe { &*(&raw const key.1) }).copied()
+        prefix(address).copied()
     }
 
     #[inline(always)]

@@ -1,6 +1,10 @@
 //! The programs of synguard: entry points only. What they decide is in `synguard-common`.
 #![no_std]
 #![no_main]
+#![expect(
+    missing_docs,
+    reason = "the entry-point macros drop documentation comments"
+)]
 // Both only exist on nightly, or where RUSTC_BOOTSTRAP says so, as `ebpf-build` does: `asm!` for
 // the eBPF target hides values from LLVM and calls kernel functions that have no helper number,
 // and the atomics of `core` lack fetch-and-add there.
@@ -29,11 +33,11 @@ use synguard_common::{
 
 use crate::{cursor::Cursor, kernel::Kernel};
 
-/// The outside interface's first look at a packet.
-#[xdp]
+/// The outside interface's first look at a packet. `frags`: only the first buffer is looked at, so
+/// frames of several (a large MTU) are welcome.
+#[xdp(frags)]
 pub fn synguard_in(ctx: XdpContext) -> u32 {
-    let mut packet = Cursor::of_xdp(ctx.ctx);
-    let verdict = ingress(&mut packet, &Kernel::of_xdp(ctx.ctx));
+    let verdict = ingress(Cursor::of_xdp(ctx.ctx), &Kernel::of_xdp(ctx.ctx));
     count::count(&verdict);
     if verdict.observe {
         return xdp_action::XDP_PASS;
@@ -55,10 +59,10 @@ pub fn synguard_admit(ctx: TcContext) -> i32 {
     if !mark::is_there(skb) && !mark::is_impossible() {
         return TC_ACT_OK;
     }
-    let Some(mut packet) = Cursor::of_skb(skb) else {
+    let Some(packet) = Cursor::of_skb(skb) else {
         return TC_ACT_OK;
     };
-    match admit(&mut packet, &Kernel::of_skb(skb)) {
+    match admit(packet, &Kernel::of_skb(skb)) {
         None => TC_ACT_OK,
         Some(verdict) => {
             count::count(&verdict);
