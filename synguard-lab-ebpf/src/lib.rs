@@ -101,6 +101,49 @@ pub struct Tags {
     pub tags: [Tag; TAGS_MAX],
 }
 
+/// What the bench's harness and the bench agree on.
+pub mod bench {
+    use super::FRAME_MAX;
+
+    /// Frames that one measurement can go round.
+    pub const FRAMES: u32 = 1024;
+
+    /// Values of the map `BENCH_FRAMES`: what a frame is restored to before the program under test
+    /// sees it.
+    #[repr(C, align(8))]
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Frame(pub [u8; FRAME_MAX]);
+
+    /// What a measurement goes round: the one value of the map `BENCH`.
+    #[repr(C)]
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Round {
+        /// Length of every frame, in bytes; even, at most [`FRAME_MAX`].
+        pub length: u32,
+        /// Number of frames less one; the number is a power of two.
+        pub mask: u32,
+    }
+
+    /// Slots of the maps `BENCH_XDP` and `BENCH_TC`: what the harness calls. Constants in the
+    /// harness, so that the call is a jump and the maps need not be written between measurements.
+    pub mod slot {
+        /// A program that does nothing.
+        pub const EMPTY: u32 = 0;
+        /// The program under test.
+        pub const SUBJECT: u32 = 1;
+        /// `floor_tx`.
+        pub const TX: u32 = 2;
+        /// `floor_siphash`.
+        pub const SIPHASH: u32 = 3;
+        /// How many slots there are.
+        pub const COUNT: u32 = 4;
+    }
+
+    const _: () = assert!(FRAMES.is_power_of_two());
+    const _: () = assert!(size_of::<Frame>() == FRAME_MAX);
+    const _: () = assert!(size_of::<Round>() == 8);
+}
+
 const _: () = assert!(size_of::<FloodSources>() == 24);
 const _: () = assert!(size_of::<Tags>() == 4 * TAGS_MAX);
 const _: () = assert!(size_of::<Flood>() == FRAME_MAX + 16 + 16 + 8 + 8 + 8 * 4);

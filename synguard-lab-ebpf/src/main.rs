@@ -6,6 +6,7 @@
     reason = "the attribute `xdp` makes a function that its comment is not moved to"
 )]
 
+mod bench;
 mod flood;
 mod floor;
 mod packet;
@@ -13,12 +14,12 @@ mod peer;
 mod tag;
 
 use aya_ebpf::{
-    bindings::xdp_action,
+    bindings::{TC_ACT_OK, xdp_action},
     macros::{classifier, map, xdp},
     maps::PerCpuArray,
     programs::{TcContext, XdpContext},
 };
-use synguard_lab_ebpf::counter;
+use synguard_lab_ebpf::{bench::slot, counter};
 
 /// Key: a slot of [`counter`]; value: how often, per CPU. Written by every program here, read by
 /// the lab.
@@ -88,6 +89,48 @@ pub fn floor_siphash(ctx: XdpContext) -> u32 {
 pub fn floor_drop(_ctx: XdpContext) -> u32 {
     count(counter::DROPPED);
     xdp_action::XDP_DROP
+}
+
+/// The harness of the bench around a program that does nothing: see [`bench`].
+#[xdp]
+pub fn bench_empty(ctx: XdpContext) -> u32 {
+    bench::xdp::<{ slot::EMPTY }>(&ctx)
+}
+
+/// The harness around the program under test.
+#[xdp]
+pub fn bench_subject(ctx: XdpContext) -> u32 {
+    bench::xdp::<{ slot::SUBJECT }>(&ctx)
+}
+
+/// The harness around `floor_tx`.
+#[xdp]
+pub fn bench_tx(ctx: XdpContext) -> u32 {
+    bench::xdp::<{ slot::TX }>(&ctx)
+}
+
+/// The harness around `floor_siphash`.
+#[xdp]
+pub fn bench_siphash(ctx: XdpContext) -> u32 {
+    bench::xdp::<{ slot::SIPHASH }>(&ctx)
+}
+
+/// The harness for TC programs, around one that does nothing.
+#[classifier]
+pub fn bench_tc_empty(ctx: TcContext) -> i32 {
+    bench::tc::<{ slot::EMPTY }>(&ctx)
+}
+
+/// The harness for TC programs, around the one under test.
+#[classifier]
+pub fn bench_tc_subject(ctx: TcContext) -> i32 {
+    bench::tc::<{ slot::SUBJECT }>(&ctx)
+}
+
+/// A TC program that does nothing.
+#[classifier]
+pub fn floor_tc_empty(_ctx: TcContext) -> i32 {
+    TC_ACT_OK
 }
 
 #[cfg(not(test))]

@@ -1,6 +1,38 @@
 //! Access to packet bytes: the one file that dereferences packet pointers.
 
-use aya_ebpf::programs::XdpContext;
+use aya_ebpf::programs::{TcContext, XdpContext};
+
+/// A context whose packet lies between two pointers.
+pub trait Linear {
+    /// Its first byte.
+    fn start(&self) -> usize;
+    /// Behind its last byte.
+    fn end(&self) -> usize;
+}
+
+impl Linear for XdpContext {
+    #[inline(always)]
+    fn start(&self) -> usize {
+        self.data()
+    }
+
+    #[inline(always)]
+    fn end(&self) -> usize {
+        self.data_end()
+    }
+}
+
+impl Linear for TcContext {
+    #[inline(always)]
+    fn start(&self) -> usize {
+        self.data()
+    }
+
+    #[inline(always)]
+    fn end(&self) -> usize {
+        self.data_end()
+    }
+}
 
 /// The bytes of a packet from `start` on, as far as they were shown to exist.
 #[derive(Clone, Copy)]
@@ -10,9 +42,9 @@ pub struct Bytes<const N: usize> {
 
 /// `N` bytes at `offset`, if the packet is that long.
 #[inline(always)]
-pub fn bytes<const N: usize>(ctx: &XdpContext, offset: usize) -> Option<Bytes<N>> {
-    let start = ctx.data() + offset;
-    if start + N > ctx.data_end() {
+pub fn bytes<const N: usize>(ctx: &impl Linear, offset: usize) -> Option<Bytes<N>> {
+    let start = ctx.start() + offset;
+    if start + N > ctx.end() {
         return None;
     }
     Some(Bytes { start })
