@@ -29,6 +29,7 @@ use synguard_common::{
     egress::egress,
     ingress::ingress,
     verdict::{Action, Reason},
+    wire::ethernet,
 };
 
 use crate::{cursor::Cursor, kernel::Kernel};
@@ -57,6 +58,13 @@ pub fn synguard_in(ctx: XdpContext) -> u32 {
 pub fn synguard_admit(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
     if !mark::is_there(skb) && !mark::is_impossible() {
+        return TC_ACT_OK;
+    }
+    // Under a second VLAN tag the kernel does not see IP yet, and would refuse: the hook on the
+    // VLAN device above sees the packet next.
+    // SAFETY: `skb` is the program's context.
+    let protocol = unsafe { (*skb).protocol } as u16;
+    if protocol != ethernet::IPV4.to_be() && protocol != ethernet::IPV6.to_be() {
         return TC_ACT_OK;
     }
     let Some(packet) = Cursor::of_skb(skb) else {
