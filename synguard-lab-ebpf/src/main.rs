@@ -67,50 +67,50 @@ pub fn lab_tag_out(ctx: TcContext) -> i32 {
 }
 
 /// What an empty program costs.
-#[xdp]
+#[xdp(frags)]
 pub fn floor_empty(_ctx: XdpContext) -> u32 {
     xdp_action::XDP_PASS
 }
 
 /// What sending a packet back costs: swaps the MAC addresses.
-#[xdp]
+#[xdp(frags)]
 pub fn floor_tx(ctx: XdpContext) -> u32 {
     floor::echo(&ctx)
 }
 
 /// What SipHash-2-4 over 24 bytes of the packet costs.
-#[xdp]
+#[xdp(frags)]
 pub fn floor_siphash(ctx: XdpContext) -> u32 {
     floor::siphash(&ctx)
 }
 
 /// What counting and dropping a packet costs.
-#[xdp]
+#[xdp(frags)]
 pub fn floor_drop(_ctx: XdpContext) -> u32 {
     count(counter::DROPPED);
     xdp_action::XDP_DROP
 }
 
 /// The harness of the bench around a program that does nothing: see [`bench`].
-#[xdp]
+#[xdp(frags)]
 pub fn bench_empty(ctx: XdpContext) -> u32 {
     bench::xdp::<{ slot::EMPTY }>(&ctx)
 }
 
 /// The harness around the program under test.
-#[xdp]
+#[xdp(frags)]
 pub fn bench_subject(ctx: XdpContext) -> u32 {
     bench::xdp::<{ slot::SUBJECT }>(&ctx)
 }
 
 /// The harness around `floor_tx`.
-#[xdp]
+#[xdp(frags)]
 pub fn bench_tx(ctx: XdpContext) -> u32 {
     bench::xdp::<{ slot::TX }>(&ctx)
 }
 
 /// The harness around `floor_siphash`.
-#[xdp]
+#[xdp(frags)]
 pub fn bench_siphash(ctx: XdpContext) -> u32 {
     bench::xdp::<{ slot::SIPHASH }>(&ctx)
 }
