@@ -57,6 +57,7 @@ pub mod cpu;
 pub mod demo;
 pub mod edge;
 mod ethtool;
+pub mod fixtures;
 pub mod flood;
 pub mod frame;
 pub mod host;
