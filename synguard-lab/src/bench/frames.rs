@@ -61,22 +61,82 @@ pub fn clients(kind: Kind) -> impl Iterator<Item = Client> {
     })
 }
 
-/// What a SYN carries.
+/// What a SYN looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bare {
-    /// Linux's options.
+pub enum Syn {
+    /// As Linux sends it: 20 bytes of options.
     Linux,
+    /// As Windows sends it: no timestamps.
+    Windows,
+    /// No options at all: 54 bytes, which Ethernet pads to 60.
+    Bare,
+    /// Linux's options in an order that no stack uses.
+    Odd,
+    /// Linux's, behind this many VLAN tags.
+    Tagged(usize),
+}
+
+impl Syn {
+    fn shape(self, frame: Frame, timestamp: u32) -> Frame {
+        match self {
+            Self::Linux => frame.options(TcpOption::linux_syn(1460, timestamp)),
+            Self::Windows => frame.options(TcpOption::windows_syn(1460)),
+            Self::Bare => frame.pad_to(60),
+            Self::Odd => frame.options([
+                TcpOption::Nop,
+                TcpOption::WindowScale(7),
+                TcpOption::Timestamps(timestamp, 0),
+                TcpOption::SackPermitted,
+                TcpOption::Mss(1460),
+            ]),
+            Self::Tagged(tags) => {
+                // The outer of two is a service tag (802.1ad), the inner one is 802.1Q.
+                let tags = &[(0x88a8, 200), (0x8100, 100)][2 - tags..];
+                let tagged = tags.iter().fold(frame, |frame, (tpid, tci)| frame.vlan(*tpid, *tci));
+                Self::Linux.shape(tagged, timestamp)
+            }
+        }
+    }
 }
 
 /// SYNs for the service.
-pub fn syns(kind: Kind, bare: Bare) -> Ring {
+pub fn syns(kind: Kind, syn: Syn) -> Ring {
+    syns_to(kind.server(), kind, syn)
+}
+
+/// SYNs to a port of the service that nobody listens at.
+pub fn syns_to_nobody() -> Ring {
+    syns_to((SERVER_V4, PORT + 1).into(), Kind::V4, Syn::Linux)
+}
+
+fn syns_to(server: SocketAddr, kind: Kind, syn: Syn) -> Ring {
     clients(kind)
         .map(|client| {
-            let frame = Frame::tcp(client.address, kind.server()).seq(client.isn);
-            match bare {
-                Bare::Linux => frame.options(TcpOption::linux_syn(1460, client.isn ^ 0x5555)),
-            }
-            .build()
+            let frame = Frame::tcp(client.address, server).seq(client.isn);
+            syn.shape(frame, client.isn ^ 0x5555).build()
+        })
+        .collect()
+}
+
+/// SYNs, each followed by the RST with which its client gives up.
+pub fn syns_given_up() -> Ring {
+    let syns = syns(Kind::V4, Syn::Linux);
+    let pairs = syns.into_iter().zip(rsts()).take(RING / 2);
+    pairs
+        .flat_map(|(syn, mut rst)| {
+            // The harness wants frames of one length; this is Ethernet's padding.
+            rst.resize(syn.len(), 0);
+            [syn, rst]
+        })
+        .collect()
+}
+
+/// RSTs that fit the clients' SYNs.
+pub fn rsts() -> Ring {
+    clients(Kind::V4)
+        .map(|client| {
+            let rst = Frame::tcp(client.address, Kind::V4.server()).flags(flags::RST);
+            rst.seq(client.isn.wrapping_add(1)).pad_to(60).build()
         })
         .collect()
 }
@@ -84,7 +144,7 @@ pub fn syns(kind: Kind, bare: Bare) -> Ring {
 /// The ACKs that complete handshakes by cookie, in the way of Linux; with the cookie that the
 /// program under test has just answered the client's SYN with, or with a wrong bit in its MAC.
 pub fn acks(harness: &mut Harness, kind: Kind, valid: bool) -> Result<Ring> {
-    harness.set_ring(&syns(kind, Bare::Linux))?;
+    harness.set_ring(&syns(kind, Syn::Linux))?;
     clients(kind)
         .map(|client| {
             let answer = describe(&harness.run_once()?)?;
@@ -108,32 +168,63 @@ fn timestamps(value: u32) -> [TcpOption; 3] {
     [TcpOption::Nop, TcpOption::Nop, TcpOption::Timestamps(value, value ^ 0x5555)]
 }
 
-/// Segments of the connections that there are.
+/// Segments of the connections that there are, from their clients.
 pub fn established(scene: &Scene, kind: Kind) -> Result<Ring> {
+    segments(scene, kind, |client, server| (client, server))
+}
+
+/// Segments of the same connections from the server.
+pub fn from_server(scene: &Scene) -> Result<Ring> {
+    segments(scene, Kind::V4, |client, server| (server, client))
+}
+
+fn segments(
+    scene: &Scene,
+    kind: Kind,
+    ends: fn(SocketAddr, SocketAddr) -> (SocketAddr, SocketAddr),
+) -> Result<Ring> {
     let connections = scene.connections(kind == Kind::V6)?;
     ensure!(!connections.is_empty(), "the server has no connections");
     let mut random = Random::new(2);
-    Ok(connections
-        .iter()
-        .cycle()
-        .take(RING)
-        .map(|(client, server)| {
-            Frame::tcp(*client, *server)
-                .flags(flags::ACK)
-                .seq(random.word() as u32)
-                .ack(random.word() as u32)
-                .options(timestamps(random.word() as u32))
+    let frames = connections.iter().cycle().take(RING).map(|(client, server)| {
+        let (from, to) = ends(*client, *server);
+        Frame::tcp(from, to)
+            .flags(flags::ACK | flags::PSH)
+            .seq(random.word() as u32)
+            .ack(random.word() as u32)
+            .options(timestamps(random.word() as u32))
+            .payload(b"sixteen bytes...")
+            .build()
+    });
+    Ok(frames.collect())
+}
+
+/// The server's SYN-ACKs to the clients.
+pub fn syn_acks() -> Ring {
+    clients(Kind::V4)
+        .map(|client| {
+            Frame::tcp(Kind::V4.server(), client.address)
+                .flags(flags::SYN | flags::ACK)
+                .seq(!client.isn)
+                .ack(client.isn.wrapping_add(1))
+                .options(TcpOption::linux_syn(1460, client.isn))
                 .build()
         })
-        .collect())
+        .collect()
 }
 
 /// TCP to an address that no service covers.
 pub fn unprotected() -> Ring {
     let server = SocketAddr::from((Ipv4Addr::new(203, 0, 113, 1), PORT));
-    clients(Kind::V4)
-        .map(|client| {
-            Frame::tcp(client.address, server).flags(flags::ACK).options(timestamps(client.isn)).build()
-        })
-        .collect()
+    to_others(|client| Frame::tcp(client.address, server).flags(flags::ACK).options(timestamps(client.isn)))
+}
+
+/// UDP to the protected address.
+pub fn udp() -> Ring {
+    const UDP: u8 = 17;
+    to_others(|client| Frame::tcp(client.address, Kind::V4.server()).protocol(UDP))
+}
+
+fn to_others(frame: impl Fn(Client) -> Frame) -> Ring {
+    clients(Kind::V4).map(|client| frame(client).build()).collect()
 }

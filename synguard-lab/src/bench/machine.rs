@@ -23,10 +23,19 @@ pub fn choose(asked: Option<usize>) -> Result<usize> {
     }
 }
 
-/// The processor's name, as it gives it.
-pub fn model() -> String {
+/// What is measured on: the processor's name, as it gives it, the CPU, and who shares its core.
+pub fn describe(cpu: usize) -> String {
     let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    field(&text, "model name").unwrap_or("a CPU that does not say its name").to_owned()
+    let model = field(&text, "model name").unwrap_or("a CPU that does not say its name");
+    let path = format!("/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list");
+    let siblings = fs::read_to_string(path).unwrap_or_default();
+    match siblings.trim() {
+        // Where only one is listed it is the CPU itself.
+        list if list.contains([',', '-']) => {
+            format!("{model}, CPU {cpu}; CPUs {list} share a core, and each slows the other down when it works")
+        }
+        _ => format!("{model}, CPU {cpu}"),
+    }
 }
 
 fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {

@@ -83,7 +83,7 @@ fn path(args: &PathArgs) -> Result<()> {
         bail!("no path's name contains {:?}; there are {}", args.filter.as_deref().unwrap_or(""), names.join(", "));
     }
     let cpu = machine::choose(args.cpu)?;
-    eprintln!("{}, CPU {cpu}", machine::model());
+    eprintln!("{}", machine::describe(cpu));
     if let Some(warning) = machine::load_warning() {
         eprintln!("warning: {warning}");
     }

@@ -7,7 +7,7 @@ use nix::unistd::gettid;
 use synguard_common::verdict::{Action, Reason};
 
 use super::{
-    frames::{self, Bare, Kind, RING, Ring},
+    frames::{self, Kind, RING, Ring, Syn},
     harness::{Harness, Measured, Target},
     paths::{HalfOpen, Hook, Leaves, Path},
     scene::{Counts, Scene, State},
@@ -92,18 +92,19 @@ impl Bench<'_> {
     }
 
     fn floors(&mut self, results: &mut Results) -> Result<()> {
-        self.harness.set_ring(&frames::syns(Kind::V4, Bare::Linux))?;
-        let measure = |target, action: testrun::Action| -> Result<f64> {
+        self.harness.set_ring(&frames::syns(Kind::V4, Syn::Linux))?;
+        let measure = |target, action: testrun::Action| -> Result<Measured> {
             self.harness.measure(target, RING as u32)?;
-            let Measured { ns, value } = self.harness.measure(target, self.packets)?;
+            let measured = self.harness.measure(target, self.packets)?;
+            let value = measured.value;
             ensure!(testrun::Action::from(value) == action, "{target:?} returned {value} instead of {action}");
-            Ok(ns)
+            Ok(measured)
         };
-        results.empty.0.push(measure(Target::Bare, testrun::Action::Pass)?);
+        results.empty.0.push(measure(Target::Bare, testrun::Action::Pass)?.gross_ns);
         let harness = measure(Target::Empty, testrun::Action::Pass)?;
-        results.harness.0.push(harness);
-        results.tx.0.push(measure(Target::Tx, testrun::Action::Tx)? - harness);
-        results.siphash.0.push(measure(Target::SipHash, testrun::Action::Pass)? - harness);
+        results.harness.0.push(harness.gross_ns);
+        results.tx.0.push(measure(Target::Tx, testrun::Action::Tx)?.ns - harness.ns);
+        results.siphash.0.push(measure(Target::SipHash, testrun::Action::Pass)?.ns - harness.ns);
         Ok(())
     }
 
@@ -143,10 +144,14 @@ impl Bench<'_> {
             HalfOpen::Another => {
                 ensure!(path.state == State::Calm, "only a calm service tracks SYNs");
                 // The count is the program's to raise.
-                self.harness.set_ring(&frames::syns(Kind::V4, Bare::Linux)[..1])?;
+                self.harness.set_ring(&frames::syns(Kind::V4, Syn::Linux)[..1])?;
                 self.harness.measure(Target::Subject, 1)?;
             }
-            HalfOpen::All => {}
+            HalfOpen::All => {
+                for client in frames::clients(Kind::V4) {
+                    self.scene.track(client)?;
+                }
+            }
         }
         (path.ring)(self.scene, &mut self.harness)
     }

@@ -15,17 +15,17 @@ use synguard::dataplane::{
     load::{PROGRAM_ADMIT, PROGRAM_IN, PROGRAM_OUT},
     stats,
     tables::{self, Facts, LocalAddress, Target},
-    wire::Wire,
+    wire::{Wire, mapped},
 };
 use synguard_common::{
     abi::{
-        ADMISSION_LOCAL, Clock, EpochKey, HalfOpen, KEY_SLOTS, MODE_ADAPTIVE, MODE_OBSERVE, OFFER_ECN, OFFER_SACK,
+        ADMISSION_LOCAL, Address, Clock, EpochKey, HalfOpen, KEY_SLOTS, MODE_ADAPTIVE, MODE_OBSERVE, OFFER_ECN, OFFER_SACK,
         OFFER_TIMESTAMPS, OFFER_WINDOW_SCALE, REASON_SLOTS, SERVICE_NONE, ServiceConfig, Tuple,
     },
     clock::Now,
 };
 
-use super::random::Random;
+use super::{frames::Client, random::Random};
 use crate::{
     client::{self, ConnectOptions},
     edge::{CLIENT_V4, CLIENT_V6, SERVER_V4, SERVER_V6},
@@ -132,11 +132,23 @@ impl Scene {
         maps.services.set(u32::from(SERVICE), Wire(config), 0).context("cannot write SERVICES")
     }
 
-    /// Enters a connection in the half-open table as if its SYN had passed. The count is not raised.
-    pub fn track(&mut self, tuple: Tuple, client_isn: u32) -> Result<()> {
-        let since = nanos(ClockId::CLOCK_MONOTONIC)?;
-        let entry =
-            HalfOpen { since, client_isn, server_isn: 0, service: u32::from(SERVICE), confirmed: 0 };
+    /// Enters a connection to the IPv4 listener in the half-open table, as if its SYN had passed.
+    /// The count is not raised.
+    pub fn track(&mut self, client: Client) -> Result<()> {
+        let tuple = Tuple {
+            client: Address(mapped(client.address.ip())),
+            server: Address(mapped(SERVER_V4.into())),
+            client_port: client.address.port(),
+            server_port: PORT,
+            pad: 0,
+        };
+        let entry = HalfOpen {
+            since: nanos(ClockId::CLOCK_MONOTONIC)?,
+            client_isn: client.isn,
+            server_isn: 0,
+            service: u32::from(SERVICE),
+            confirmed: 0,
+        };
         self.dataplane.maps.half_open.insert(Wire(tuple), Wire(entry), 0).context("cannot write HALF_OPEN")
     }
 
