@@ -1,0 +1,189 @@
+//! The daemon under test: started in the server's namespace, asked by its own command line.
+
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Command, Output},
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+use synguard::model::{ReasonCount, ServiceStatus, Snapshot};
+use synguard_common::verdict::Reason;
+use synguard_lab::{edge::Edge, netns::Netns, process::Process};
+use tempfile::TempDir;
+
+/// What anything may take on a busy machine before the test gives up.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The program under test.
+pub fn binary() -> PathBuf {
+    std::env::var_os("SYNGUARD_BIN")
+        .unwrap_or_else(|| env!("CARGO_BIN_EXE_synguard").into())
+        .into()
+}
+
+/// Repeats a question until it is answered; panics with `what` where that takes too long.
+#[track_caller]
+pub fn eventually<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
+    within(PATIENCE, what, ask)
+}
+
+/// As [`eventually`], with a limit of its own.
+#[track_caller]
+pub fn within<T>(limit: Duration, what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + limit;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < end, "not within {limit:?}: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A running daemon and its files.
+pub struct Guard {
+    pub process: Process,
+    files: TempDir,
+}
+
+impl Guard {
+    /// Guards the server's end of the wire with these arguments of `synguard run`.
+    pub fn start(edge: &Edge, arguments: &[&str]) -> Self {
+        Self::with_config(edge, "", arguments)
+    }
+
+    /// The same in mode `always`.
+    pub fn always(edge: &Edge) -> Self {
+        Self::start(edge, &["--mode", "always"])
+    }
+
+    /// The same with a configuration file; an empty one is none.
+    pub fn with_config(edge: &Edge, config: &str, arguments: &[&str]) -> Self {
+        let interface = ["-i", &edge.server_end.name];
+        let guard = Self::spawn(&edge.server, config, &[&interface, arguments].concat());
+        let guard = guard.ready();
+        assert!(edge.server_end.has_xdp().unwrap(), "nothing is attached");
+        guard
+    }
+
+    /// Starts the daemon, ready or not.
+    pub fn spawn(ns: &Netns, config: &str, arguments: &[&str]) -> Self {
+        let files = tempfile::tempdir().unwrap();
+        let mut command = run_command(&files);
+        if !config.is_empty() {
+            let path = files.path().join("synguard.toml");
+            fs::write(&path, config).unwrap();
+            command.arg("--config").arg(path);
+        }
+        command.args(arguments);
+        let process = Process::spawn(ns, command).unwrap();
+        Self { process, files }
+    }
+
+    /// Waits until it says that it is ready.
+    pub fn ready(mut self) -> Self {
+        self.process.wait_for_line("ready", PATIENCE).unwrap();
+        self
+    }
+
+    /// Writes another configuration over the old one.
+    pub fn rewrite_config(&self, config: &str) {
+        fs::write(self.files.path().join("synguard.toml"), config).unwrap();
+    }
+
+    /// The control socket.
+    pub fn socket(&self) -> PathBuf {
+        self.files.path().join("control.sock")
+    }
+
+    /// Runs a command that talks to the daemon.
+    pub fn command(&self, arguments: &[&str]) -> Output {
+        Command::new(binary())
+            .args(arguments)
+            .arg("--socket")
+            .arg(self.socket())
+            .output()
+            .unwrap()
+    }
+
+    /// Runs such a command, which must succeed, and returns what it prints.
+    #[track_caller]
+    pub fn told(&self, arguments: &[&str]) -> String {
+        let output = self.command(arguments);
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {}\n{}",
+            String::from_utf8_lossy(&output.stderr),
+            self.process.log()
+        );
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// `synguard status --json`.
+    #[track_caller]
+    pub fn status(&self) -> Snapshot {
+        serde_json::from_str(&self.told(&["status", "--json"])).unwrap()
+    }
+
+    /// The status of the only service.
+    #[track_caller]
+    pub fn service(&self) -> ServiceStatus {
+        let [service] = <[_; 1]>::try_from(self.status().services).unwrap();
+        service
+    }
+
+    /// Changes the mode of every service.
+    #[track_caller]
+    pub fn set_mode(&self, mode: &str) {
+        self.told(&["mode", "--all", mode]);
+    }
+
+    /// Ends it as systemd would; it must succeed.
+    #[track_caller]
+    pub fn stop(mut self) {
+        let status = self
+            .process
+            .signal(Signal::SIGTERM)
+            .and_then(|()| self.process.wait(PATIENCE));
+        assert!(status.unwrap().success(), "{}", self.process.log());
+    }
+}
+
+/// `synguard run` with files of its own.
+pub fn run_command(files: &TempDir) -> Command {
+    let mut command = Command::new(binary());
+    command
+        .env_remove("RUST_LOG")
+        .arg("run")
+        .arg("--socket")
+        .arg(files.path().join("control.sock"))
+        .arg("--secret")
+        .arg(files.path().join("secret"));
+    command
+}
+
+/// How many packets left with a reason.
+pub fn count(counts: &[ReasonCount], reason: Reason) -> u64 {
+    counts
+        .iter()
+        .filter(|count| count.reason == reason.label())
+        .map(|count| count.packets)
+        .sum()
+}
+
+/// How many packets of a service left with a reason.
+pub fn packets(service: &ServiceStatus, reason: Reason) -> u64 {
+    count(&service.packets, reason)
+}
+
+/// How many packets of a service were answered with a cookie.
+pub fn challenged(service: &ServiceStatus) -> u64 {
+    packets(service, Reason::Challenged)
+}
+
+/// How many connections were made from cookies.
+pub fn admitted(service: &ServiceStatus) -> u64 {
+    packets(service, Reason::Admitted)
+}

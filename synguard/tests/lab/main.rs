@@ -1,0 +1,12 @@
+//! Real connections and floods through a guarded interface, in network namespaces. Needs root.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+mod client;
+mod command;
+mod connections;
+mod daemon;
+mod establishment;
+mod floods;
+mod guard;
+mod halfopen;
+mod short;
