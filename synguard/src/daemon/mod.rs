@@ -200,6 +200,8 @@ async fn refresh(guard: &mut Guard, netlink: &Netlink) {
 async fn execute(guard: &mut Guard, netlink: &Netlink, systemd: &Systemd, command: Command) {
     match command {
         Command::Snapshot(reply) => {
+            // The kernel may have turned a service guarded since the last tick.
+            guard.tick();
             let _ = reply.send(guard.snapshot());
         }
         Command::Attach { interface, reply } => {
