@@ -50,14 +50,21 @@ pub struct Client {
 
 /// Clients in the networks for benchmarks (RFC 2544, RFC 5180).
 pub fn clients(kind: Kind) -> impl Iterator<Item = Client> {
-    let mut random = Random::new(1);
+    made_up(kind, 1)
+}
+
+fn made_up(kind: Kind, seed: u64) -> impl Iterator<Item = Client> {
+    let mut random = Random::new(seed);
     (0..RING).map(move |_| {
         let (word, isn) = (random.word(), random.word() as u32);
         let address: IpAddr = match kind {
             Kind::V4 => Ipv4Addr::from_bits(0xc612_0000 | (word >> 32) as u32 & 0x0001_ffff).into(),
             Kind::V6 => Ipv6Addr::from_bits(0x2001_0002 << 96 | u128::from(word)).into(),
         };
-        Client { address: (address, 1024 | word as u16).into(), isn }
+        Client {
+            address: (address, 1024 | word as u16).into(),
+            isn,
+        }
     })
 }
 
@@ -92,7 +99,9 @@ impl Syn {
             Self::Tagged(tags) => {
                 // The outer of two is a service tag (802.1ad), the inner one is 802.1Q.
                 let tags = &[(0x88a8, 200), (0x8100, 100)][2 - tags..];
-                let tagged = tags.iter().fold(frame, |frame, (tpid, tci)| frame.vlan(*tpid, *tci));
+                let tagged = tags
+                    .iter()
+                    .fold(frame, |frame, (tpid, tci)| frame.vlan(*tpid, *tci));
                 Self::Linux.shape(tagged, timestamp)
             }
         }
@@ -111,11 +120,13 @@ pub fn syns_to_nobody() -> Ring {
 
 fn syns_to(server: SocketAddr, kind: Kind, syn: Syn) -> Ring {
     clients(kind)
-        .map(|client| {
-            let frame = Frame::tcp(client.address, server).seq(client.isn);
-            syn.shape(frame, client.isn ^ 0x5555).build()
-        })
+        .map(|client| syn_of(client, server, syn))
         .collect()
+}
+
+fn syn_of(client: Client, server: SocketAddr, syn: Syn) -> Vec<u8> {
+    let frame = Frame::tcp(client.address, server).seq(client.isn);
+    syn.shape(frame, client.isn ^ 0x5555).build()
 }
 
 /// SYNs, each followed by the RST with which its client gives up.
@@ -144,8 +155,16 @@ pub fn rsts() -> Ring {
 /// The ACKs that complete handshakes by cookie, in the way of Linux; with the cookie that the
 /// program under test has just answered the client's SYN with, or with a wrong bit in its MAC.
 pub fn acks(harness: &mut Harness, kind: Kind, valid: bool) -> Result<Ring> {
-    harness.set_ring(&syns(kind, Syn::Linux))?;
-    clients(kind)
+    // Two sets of clients: for a moment, whatever follows a valid ACK passes as part of its
+    // connection.
+    let clients: Vec<_> = made_up(kind, if valid { 3 } else { 4 }).collect();
+    let syns: Ring = clients
+        .iter()
+        .map(|client| syn_of(*client, kind.server(), Syn::Linux))
+        .collect();
+    harness.set_ring(&syns)?;
+    clients
+        .into_iter()
         .map(|client| {
             let answer = describe(&harness.run_once()?)?;
             ensure!(
@@ -165,7 +184,11 @@ pub fn acks(harness: &mut Harness, kind: Kind, valid: bool) -> Result<Ring> {
 }
 
 fn timestamps(value: u32) -> [TcpOption; 3] {
-    [TcpOption::Nop, TcpOption::Nop, TcpOption::Timestamps(value, value ^ 0x5555)]
+    [
+        TcpOption::Nop,
+        TcpOption::Nop,
+        TcpOption::Timestamps(value, value ^ 0x5555),
+    ]
 }
 
 /// Segments of the connections that there are, from their clients.
@@ -186,16 +209,20 @@ fn segments(
     let connections = scene.connections(kind == Kind::V6)?;
     ensure!(!connections.is_empty(), "the server has no connections");
     let mut random = Random::new(2);
-    let frames = connections.iter().cycle().take(RING).map(|(client, server)| {
-        let (from, to) = ends(*client, *server);
-        Frame::tcp(from, to)
-            .flags(flags::ACK | flags::PSH)
-            .seq(random.word() as u32)
-            .ack(random.word() as u32)
-            .options(timestamps(random.word() as u32))
-            .payload(b"sixteen bytes...")
-            .build()
-    });
+    let frames = connections
+        .iter()
+        .cycle()
+        .take(RING)
+        .map(|(client, server)| {
+            let (from, to) = ends(*client, *server);
+            Frame::tcp(from, to)
+                .flags(flags::ACK | flags::PSH)
+                .seq(random.word() as u32)
+                .ack(random.word() as u32)
+                .options(timestamps(random.word() as u32))
+                .payload(b"sixteen bytes...")
+                .build()
+        });
     Ok(frames.collect())
 }
 
@@ -216,7 +243,11 @@ pub fn syn_acks() -> Ring {
 /// TCP to an address that no service covers.
 pub fn unprotected() -> Ring {
     let server = SocketAddr::from((Ipv4Addr::new(203, 0, 113, 1), PORT));
-    to_others(|client| Frame::tcp(client.address, server).flags(flags::ACK).options(timestamps(client.isn)))
+    to_others(|client| {
+        Frame::tcp(client.address, server)
+            .flags(flags::ACK)
+            .options(timestamps(client.isn))
+    })
 }
 
 /// UDP to the protected address.
@@ -226,5 +257,7 @@ pub fn udp() -> Ring {
 }
 
 fn to_others(frame: impl Fn(Client) -> Frame) -> Ring {
-    clients(Kind::V4).map(|client| frame(client).build()).collect()
+    clients(Kind::V4)
+        .map(|client| frame(client).build())
+        .collect()
 }

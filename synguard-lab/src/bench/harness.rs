@@ -86,14 +86,31 @@ impl Harness {
     /// Loads the harness; `subject` is the XDP program to measure.
     pub fn load(subject: &ProgramFd) -> Result<Self> {
         let mut ebpf = Ebpf::load(OBJECT).context("cannot load the lab's programs")?;
-        for name in ["floor_empty", "floor_tx", "floor_siphash", "bench_empty", "bench_subject", "bench_tx", "bench_siphash"] {
-            let program: &mut Xdp = ebpf.program_mut(name).with_context(|| format!("the lab has no program {name}"))?.try_into()?;
-            program.load().with_context(|| format!("cannot load {name}"))?;
+        for name in [
+            "floor_empty",
+            "floor_tx",
+            "floor_siphash",
+            "bench_empty",
+            "bench_subject",
+            "bench_tx",
+            "bench_siphash",
+        ] {
+            let program: &mut Xdp = ebpf
+                .program_mut(name)
+                .with_context(|| format!("the lab has no program {name}"))?
+                .try_into()?;
+            program
+                .load()
+                .with_context(|| format!("cannot load {name}"))?;
         }
         for name in ["floor_tc_empty", "bench_tc_empty", "bench_tc_subject"] {
-            let program: &mut SchedClassifier =
-                ebpf.program_mut(name).with_context(|| format!("the lab has no program {name}"))?.try_into()?;
-            program.load().with_context(|| format!("cannot load {name}"))?;
+            let program: &mut SchedClassifier = ebpf
+                .program_mut(name)
+                .with_context(|| format!("the lab has no program {name}"))?
+                .try_into()?;
+            program
+                .load()
+                .with_context(|| format!("cannot load {name}"))?;
         }
         let mut harness = Self {
             round: map(&mut ebpf, "BENCH")?,
@@ -104,23 +121,41 @@ impl Harness {
             ebpf,
             first: Vec::new(),
         };
-        for (at, name) in [(slot::EMPTY, "floor_empty"), (slot::TX, "floor_tx"), (slot::SIPHASH, "floor_siphash")] {
+        for (at, name) in [
+            (slot::EMPTY, "floor_empty"),
+            (slot::TX, "floor_tx"),
+            (slot::SIPHASH, "floor_siphash"),
+        ] {
             let fd = harness.descriptor(name)?;
-            harness.xdp.set(at, &fd, 0).with_context(|| format!("cannot make {name} callable"))?;
+            harness
+                .xdp
+                .set(at, &fd, 0)
+                .with_context(|| format!("cannot make {name} callable"))?;
         }
         let fd = harness.descriptor("floor_tc_empty")?;
-        harness.tc.set(slot::EMPTY, &fd, 0).context("cannot make floor_tc_empty callable")?;
-        harness.xdp.set(slot::SUBJECT, subject, 0).context("cannot make the program under test callable")?;
+        harness
+            .tc
+            .set(slot::EMPTY, &fd, 0)
+            .context("cannot make floor_tc_empty callable")?;
+        harness
+            .xdp
+            .set(slot::SUBJECT, subject, 0)
+            .context("cannot make the program under test callable")?;
         Ok(harness)
     }
 
     /// Makes a TC program the one under test.
     pub fn set_tc(&mut self, subject: &ProgramFd) -> Result<()> {
-        self.tc.set(slot::SUBJECT, subject, 0).context("cannot make the TC program under test callable")
+        self.tc
+            .set(slot::SUBJECT, subject, 0)
+            .context("cannot make the TC program under test callable")
     }
 
     fn descriptor(&self, name: &str) -> Result<ProgramFd> {
-        let program = self.ebpf.program(name).with_context(|| format!("the lab has no program {name}"))?;
+        let program = self
+            .ebpf
+            .program(name)
+            .with_context(|| format!("the lab has no program {name}"))?;
         Ok(program.fd()?.try_clone()?)
     }
 
@@ -134,19 +169,34 @@ impl Harness {
             frames.len()
         );
         ensure!(
-            first.len().is_multiple_of(2) && first.len() <= FRAME_MAX && frames.iter().all(|frame| frame.len() == first.len()),
+            first.len().is_multiple_of(2)
+                && first.len() <= FRAME_MAX
+                && frames.iter().all(|frame| frame.len() == first.len()),
             "a ring of frames of unequal, odd or too great length ({})",
             first.len()
         );
         for (at, frame) in frames.iter().enumerate() {
             let mut bytes = [0; FRAME_MAX];
             bytes[..frame.len()].copy_from_slice(frame);
-            self.frames.set(at as u32, Layout(Frame(bytes)), 0).context("cannot write BENCH_FRAMES")?;
+            self.frames
+                .set(at as u32, Layout(Frame(bytes)), 0)
+                .context("cannot write BENCH_FRAMES")?;
         }
-        let round = Round { length: first.len() as u32, mask: frames.len() as u32 - 1 };
-        self.round.set(0, Layout(round), 0).context("cannot write BENCH")?;
-        let cpus = self.runs.get(&0, 0).context("cannot read BENCH_RUNS")?.len();
-        self.runs.set(0, PerCpuValues::try_from(vec![0; cpus])?, 0).context("cannot write BENCH_RUNS")?;
+        let round = Round {
+            length: first.len() as u32,
+            mask: frames.len() as u32 - 1,
+        };
+        self.round
+            .set(0, Layout(round), 0)
+            .context("cannot write BENCH")?;
+        let cpus = self
+            .runs
+            .get(&0, 0)
+            .context("cannot read BENCH_RUNS")?
+            .len();
+        self.runs
+            .set(0, PerCpuValues::try_from(vec![0; cpus])?, 0)
+            .context("cannot write BENCH_RUNS")?;
         self.first.clone_from(first);
         Ok(())
     }
@@ -154,7 +204,11 @@ impl Harness {
     /// Runs the program under test on the next frame of the ring; the frame as it left it.
     pub fn run_once(&self) -> Result<Vec<u8>> {
         let name = Target::Subject.program();
-        let program: &Xdp = self.ebpf.program(name).with_context(|| format!("the lab has no program {name}"))?.try_into()?;
+        let program: &Xdp = self
+            .ebpf
+            .program(name)
+            .with_context(|| format!("the lab has no program {name}"))?
+            .try_into()?;
         Ok(testrun::run(program, &self.first)?.frame)
     }
 
@@ -162,7 +216,10 @@ impl Harness {
     /// measurement starts with the first frame again.
     pub fn measure(&self, target: Target, repeat: u32) -> Result<Measured> {
         let name = target.program();
-        let program = self.ebpf.program(name).with_context(|| format!("the lab has no program {name}"))?;
+        let program = self
+            .ebpf
+            .program(name)
+            .with_context(|| format!("the lab has no program {name}"))?;
         let measured = match target {
             Target::TcEmpty | Target::TcSubject => {
                 let program: &SchedClassifier = program.try_into()?;
@@ -195,7 +252,8 @@ where
 }
 
 fn cpu_time() -> Result<Duration> {
-    let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).context("cannot read the thread's CPU time")?;
+    let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)
+        .context("cannot read the thread's CPU time")?;
     Ok(time.into())
 }
 
@@ -203,6 +261,8 @@ fn map<M>(ebpf: &mut Ebpf, name: &str) -> Result<M>
 where
     M: TryFrom<aya::maps::Map, Error = aya::maps::MapError>,
 {
-    let Some(map) = ebpf.take_map(name) else { bail!("the lab's object has no map {name}") };
+    let Some(map) = ebpf.take_map(name) else {
+        bail!("the lab's object has no map {name}")
+    };
     M::try_from(map).with_context(|| format!("{name} has another layout"))
 }

@@ -15,11 +15,20 @@ pub fn choose(asked: Option<usize>) -> Result<usize> {
     let is_allowed = |cpu: &usize| allowed.is_set(*cpu).unwrap_or(false);
     match asked {
         Some(cpu) if !is_allowed(&cpu) => {
-            let cpus: Vec<_> = (0..CpuSet::count()).filter(is_allowed).map(|cpu| cpu.to_string()).collect();
-            bail!("there is no CPU {cpu} for this process; choose one of {}", cpus.join(", "))
+            let cpus: Vec<_> = (0..CpuSet::count())
+                .filter(is_allowed)
+                .map(|cpu| cpu.to_string())
+                .collect();
+            bail!(
+                "there is no CPU {cpu} for this process; choose one of {}",
+                cpus.join(", ")
+            )
         }
         Some(cpu) => Ok(cpu),
-        None => (0..CpuSet::count()).rev().find(is_allowed).context("this process may run on no CPU"),
+        None => (0..CpuSet::count())
+            .rev()
+            .find(is_allowed)
+            .context("this process may run on no CPU"),
     }
 }
 
@@ -32,7 +41,9 @@ pub fn describe(cpu: usize) -> String {
     match siblings.trim() {
         // Where only one is listed it is the CPU itself.
         list if list.contains([',', '-']) => {
-            format!("{model}, CPU {cpu}; CPUs {list} share a core, and each slows the other down when it works")
+            format!(
+                "{model}, CPU {cpu}; CPUs {list} share a core, and each slows the other down when it works"
+            )
         }
         _ => format!("{model}, CPU {cpu}"),
     }
@@ -75,13 +86,21 @@ mod tests {
     fn what_proc_says() {
         assert_eq!(parse("0.52 0.40 0.30 3/123 456\n"), Some((0.52, 2)));
         assert_eq!(parse("0.52 0.40"), None);
-        assert_eq!(field("processor\t: 0\nmodel name\t: A B\n", "model name"), Some("A B"));
+        assert_eq!(
+            field("processor\t: 0\nmodel name\t: A B\n", "model name"),
+            Some("A B")
+        );
         assert_eq!(field("processor\t: 0\n", "model name"), None);
     }
 
     #[test]
     fn a_cpu_that_is_not_there() {
-        assert!(choose(Some(1_000_000)).unwrap_err().to_string().starts_with("there is no CPU 1000000"));
+        assert!(
+            choose(Some(1_000_000))
+                .unwrap_err()
+                .to_string()
+                .starts_with("there is no CPU 1000000")
+        );
         assert!(choose(None).is_ok());
     }
 }

@@ -72,15 +72,25 @@ pub fn main() -> ExitCode {
 
 fn path(args: &PathArgs) -> Result<()> {
     if !geteuid().is_root() {
-        bail!("needs root, for network namespaces and eBPF; try sudo, or `cargo xtask bench`, which asks for it");
+        bail!(
+            "needs root, for network namespaces and eBPF; try sudo, or `cargo xtask bench`, which asks for it"
+        );
     }
     let selected: Vec<_> = match &args.filter {
         None => paths::PATHS.to_vec(),
-        Some(part) => paths::PATHS.iter().filter(|path| path.name.contains(part.as_str())).copied().collect(),
+        Some(part) => paths::PATHS
+            .iter()
+            .filter(|path| path.name.contains(part.as_str()))
+            .copied()
+            .collect(),
     };
     if selected.is_empty() {
         let names: Vec<_> = paths::PATHS.iter().map(|path| path.name).collect();
-        bail!("no path's name contains {:?}; there are {}", args.filter.as_deref().unwrap_or(""), names.join(", "));
+        bail!(
+            "no path's name contains {:?}; there are {}",
+            args.filter.as_deref().unwrap_or(""),
+            names.join(", ")
+        );
     }
     let cpu = machine::choose(args.cpu)?;
     eprintln!("{}", machine::describe(cpu));

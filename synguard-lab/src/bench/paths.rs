@@ -104,9 +104,17 @@ const GUARDED: Path = Path {
     goal: None,
 };
 
-const CALM: Path = Path { state: State::Calm, leaves: &[Leaves::Service(Reason::Calm)], ..GUARDED };
+const CALM: Path = Path {
+    state: State::Calm,
+    leaves: &[Leaves::Service(Reason::Calm)],
+    ..GUARDED
+};
 
-const OUT: Path = Path { hook: Hook::Out, leaves: &[Leaves::Uncounted], ..CALM };
+const OUT: Path = Path {
+    hook: Hook::Out,
+    leaves: &[Leaves::Uncounted],
+    ..CALM
+};
 
 /// Every path, in the order of the results.
 pub const PATHS: &[Path] = &[
@@ -221,7 +229,10 @@ pub const PATHS: &[Path] = &[
         name: "calm_syn",
         about: "two packets: a SYN passed and tracked (one insert), and the RST that ends it (one removal)",
         ring: |_, _| Ok(frames::syns_given_up()),
-        leaves: &[Leaves::Service(Reason::SynTracked), Leaves::Service(Reason::HalfOpenReset)],
+        leaves: &[
+            Leaves::Service(Reason::SynTracked),
+            Leaves::Service(Reason::HalfOpenReset),
+        ],
         ..CALM
     },
     Path {
@@ -287,14 +298,22 @@ mod tests {
     fn names_are_unique() {
         for (at, path) in PATHS.iter().enumerate() {
             assert!(!path.name.is_empty() && !path.about.is_empty());
-            assert!(PATHS[at + 1..].iter().all(|other| other.name != path.name), "{}", path.name);
+            assert!(
+                PATHS[at + 1..].iter().all(|other| other.name != path.name),
+                "{}",
+                path.name
+            );
         }
     }
 
     #[test]
     fn a_ring_holds_whole_sequences() {
         for path in PATHS {
-            assert!(frames::RING.is_multiple_of(path.leaves.len()), "{}", path.name);
+            assert!(
+                frames::RING.is_multiple_of(path.leaves.len()),
+                "{}",
+                path.name
+            );
         }
     }
 }

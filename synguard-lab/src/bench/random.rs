@@ -27,7 +27,11 @@ mod tests {
     fn the_published_sequence() {
         // Of the reference implementation (prng.di.unimi.it/splitmix64.c), seed 1234567.
         let mut random = Random::new(1_234_567);
-        let words = [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423];
+        let words = [
+            6_457_827_717_110_365_317,
+            3_203_168_211_198_807_973,
+            9_817_491_932_198_370_423,
+        ];
         for word in words {
             assert_eq!(random.word(), word);
         }

@@ -1,29 +1,50 @@
 //! What the bench says: a table for people, JSON for programs.
 
 use anyhow::{Context as _, Result};
-use comfy_table::{CellAlignment, Table, presets::UTF8_FULL_CONDENSED};
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
 use serde::Serialize;
 
-use super::{paths::Goal, run::{Results, Samples}};
+use super::{
+    paths::Goal,
+    run::{Results, Samples},
+};
 
 /// What SipHash-2-4 of 24 bytes takes on the machine that the goals are written for, ns.
 const GOAL_SIPHASH: f64 = 24.0;
 
 /// A goal on a machine where the hash takes `siphash` ns.
 fn scaled(goal: Goal, siphash: f64) -> f64 {
-    if goal.hash { goal.ns * siphash / GOAL_SIPHASH } else { goal.ns }
+    if goal.hash {
+        goal.ns * siphash / GOAL_SIPHASH
+    } else {
+        goal.ns
+    }
 }
 
 /// The results for people.
 pub fn table(results: &Results) -> String {
     let mut table = Table::new();
-    table.load_style(UTF8_FULL_CONDENSED);
+    table
+        .load_style(UTF8_FULL_CONDENSED)
+        .set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(["ns per packet", "min", "median", "max", "goal", "", ""]);
     for (name, samples, about) in [
         ("empty", &results.empty, "floor: an empty program, gross"),
-        ("harness", &results.harness, "what is subtracted: restoring the packet and a tail call, gross"),
-        ("xdp_tx", &results.tx, "floor: swap the MAC addresses, send back"),
-        ("siphash24_24b", &results.siphash, "floor: SipHash-2-4 of 24 bytes"),
+        (
+            "harness",
+            &results.harness,
+            "what is subtracted: restoring the packet and a tail call, gross",
+        ),
+        (
+            "xdp_tx",
+            &results.tx,
+            "floor: swap the MAC addresses, send back",
+        ),
+        (
+            "siphash24_24b",
+            &results.siphash,
+            "floor: SipHash-2-4 of 24 bytes",
+        ),
     ] {
         table.add_row(row(name, samples, ["", "", about]));
     }
@@ -51,7 +72,10 @@ pub fn table(results: &Results) -> String {
 
 fn row(name: &str, samples: &Samples, rest: [&str; 3]) -> Vec<String> {
     let spread = samples.spread().map(|ns| format!("{ns:.1}"));
-    std::iter::once(name.to_owned()).chain(spread).chain(rest.map(str::to_owned)).collect()
+    std::iter::once(name.to_owned())
+        .chain(spread)
+        .chain(rest.map(str::to_owned))
+        .collect()
 }
 
 #[derive(Serialize)]
@@ -89,7 +113,12 @@ pub fn json(results: &Results) -> Result<String> {
             .iter()
             .map(|(path, samples)| {
                 let [min, median, max] = samples.spread().map(rounded);
-                PathResult { name: path.name, net_ns_min: min, net_ns_median: median, net_ns_max: max }
+                PathResult {
+                    name: path.name,
+                    net_ns_min: min,
+                    net_ns_median: median,
+                    net_ns_max: max,
+                }
             })
             .collect(),
     };
@@ -99,4 +128,39 @@ pub fn json(results: &Results) -> Result<String> {
 /// Two decimals: there is no more to it than that.
 fn rounded(ns: f64) -> f64 {
     (ns * 100.0).round() / 100.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_goals_with_a_hash_in_them_scale() {
+        assert_eq!(
+            scaled(
+                Goal {
+                    ns: 75.0,
+                    hash: true
+                },
+                48.0
+            ),
+            150.0
+        );
+        assert_eq!(
+            scaled(
+                Goal {
+                    ns: 40.0,
+                    hash: false
+                },
+                48.0
+            ),
+            40.0
+        );
+    }
+
+    #[test]
+    fn two_decimals() {
+        assert_eq!(rounded(1.23456), 1.23);
+        assert_eq!(rounded(-0.005), -0.01);
+    }
 }

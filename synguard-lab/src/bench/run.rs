@@ -23,9 +23,15 @@ impl Samples {
     pub fn spread(&self) -> [f64; 3] {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
-        let (Some(least), Some(greatest)) = (sorted.first(), sorted.last()) else { return [0.0; 3] };
+        let (Some(least), Some(greatest)) = (sorted.first(), sorted.last()) else {
+            return [0.0; 3];
+        };
         let half = sorted.len() / 2;
-        let median = if sorted.len() % 2 == 1 { sorted[half] } else { (sorted[half - 1] + sorted[half]) / 2.0 };
+        let median = if sorted.len() % 2 == 1 {
+            sorted[half]
+        } else {
+            (sorted[half - 1] + sorted[half]) / 2.0
+        };
         [*least, median, *greatest]
     }
 }
@@ -51,7 +57,11 @@ pub fn run(paths: &[Path], rounds: u32, packets: u32, cpu: usize) -> Result<Resu
     let packets = packets.next_multiple_of(RING as u32);
     ns.run(|| {
         cpu::pin(gettid(), cpu)?;
-        let mut bench = Bench { harness: Harness::load(&scene.program_in()?)?, scene: &mut scene, packets };
+        let mut bench = Bench {
+            harness: Harness::load(&scene.program_in()?)?,
+            scene: &mut scene,
+            packets,
+        };
         bench.rounds(paths, rounds)
     })
 }
@@ -82,7 +92,9 @@ impl Bench<'_> {
             bar.inc(1);
             for (path, samples) in &mut results.paths {
                 bar.set_message(path.name);
-                let net = self.path(path, round % 2 == 1).with_context(|| format!("path {}", path.name))?;
+                let net = self
+                    .path(path, round % 2 == 1)
+                    .with_context(|| format!("path {}", path.name))?;
                 samples.0.push(net);
                 bar.inc(1);
             }
@@ -97,14 +109,26 @@ impl Bench<'_> {
             self.harness.measure(target, RING as u32)?;
             let measured = self.harness.measure(target, self.packets)?;
             let value = measured.value;
-            ensure!(testrun::Action::from(value) == action, "{target:?} returned {value} instead of {action}");
+            ensure!(
+                testrun::Action::from(value) == action,
+                "{target:?} returned {value} instead of {action}"
+            );
             Ok(measured)
         };
-        results.empty.0.push(measure(Target::Bare, testrun::Action::Pass)?.gross_ns);
+        results
+            .empty
+            .0
+            .push(measure(Target::Bare, testrun::Action::Pass)?.gross_ns);
         let harness = measure(Target::Empty, testrun::Action::Pass)?;
         results.harness.0.push(harness.gross_ns);
-        results.tx.0.push(measure(Target::Tx, testrun::Action::Tx)?.ns - harness.ns);
-        results.siphash.0.push(measure(Target::SipHash, testrun::Action::Pass)?.ns - harness.ns);
+        results
+            .tx
+            .0
+            .push(measure(Target::Tx, testrun::Action::Tx)?.ns - harness.ns);
+        results
+            .siphash
+            .0
+            .push(measure(Target::SipHash, testrun::Action::Pass)?.ns - harness.ns);
         Ok(())
     }
 
@@ -119,7 +143,11 @@ impl Bench<'_> {
         // Once round the ring for the caches.
         self.harness.measure(empty, RING as u32)?;
         self.harness.measure(subject, RING as u32)?;
-        let floor_before = if subject_first { None } else { Some(self.harness.measure(empty, self.packets)?) };
+        let floor_before = if subject_first {
+            None
+        } else {
+            Some(self.harness.measure(empty, self.packets)?)
+        };
         let before = self.scene.counts()?;
         let measured = self.harness.measure(subject, self.packets)?;
         let after = self.scene.counts()?;
@@ -144,7 +172,8 @@ impl Bench<'_> {
             HalfOpen::Another => {
                 ensure!(path.state == State::Calm, "only a calm service tracks SYNs");
                 // The count is the program's to raise.
-                self.harness.set_ring(&frames::syns(Kind::V4, Syn::Linux)[..1])?;
+                self.harness
+                    .set_ring(&frames::syns(Kind::V4, Syn::Linux)[..1])?;
                 self.harness.measure(Target::Subject, 1)?;
             }
             HalfOpen::All => {
@@ -190,7 +219,10 @@ fn check(path: &Path, packets: u32, value: u32, before: &Counts, after: &Counts)
             _ => None,
         },
     };
-    ensure!(returned == action, "the program returned {value}, which is {returned:?} instead of {action:?}");
+    ensure!(
+        returned == action,
+        "the program returned {value}, which is {returned:?} instead of {action:?}"
+    );
     Ok(())
 }
 
@@ -209,7 +241,11 @@ fn difference(before: &Counts, after: &Counts) -> String {
             }
         }
     }
-    if parts.is_empty() { "were not counted".to_owned() } else { parts.join(", ") }
+    if parts.is_empty() {
+        "were not counted".to_owned()
+    } else {
+        parts.join(", ")
+    }
 }
 
 #[cfg(test)]

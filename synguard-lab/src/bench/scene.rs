@@ -19,8 +19,9 @@ use synguard::dataplane::{
 };
 use synguard_common::{
     abi::{
-        ADMISSION_LOCAL, Address, Clock, EpochKey, HalfOpen, KEY_SLOTS, MODE_ADAPTIVE, MODE_OBSERVE, OFFER_ECN, OFFER_SACK,
-        OFFER_TIMESTAMPS, OFFER_WINDOW_SCALE, REASON_SLOTS, SERVICE_NONE, ServiceConfig, Tuple,
+        ADMISSION_LOCAL, Address, Clock, EpochKey, HalfOpen, KEY_SLOTS, MODE_ADAPTIVE,
+        MODE_OBSERVE, OFFER_ECN, OFFER_SACK, OFFER_TIMESTAMPS, OFFER_WINDOW_SCALE, REASON_SLOTS,
+        SERVICE_NONE, ServiceConfig, Tuple,
     },
     clock::Now,
 };
@@ -80,39 +81,86 @@ impl Scene {
     /// Builds the namespace and loads the programs.
     pub fn new() -> Result<Self> {
         let ns = Netns::create("bench")?;
-        let ends = [(CLIENT_V4.into(), 24), (SERVER_V4.into(), 24), (CLIENT_V6.into(), 64), (SERVER_V6.into(), 64)];
+        let ends = [
+            (CLIENT_V4.into(), 24),
+            (SERVER_V4.into(), 24),
+            (CLIENT_V6.into(), 64),
+            (SERVER_V6.into(), 64),
+        ];
         ns.netlink(async |handle| {
             for (address, prefix) in ends {
                 link::add_address(&handle, LOOPBACK, address, prefix).await?;
             }
             Ok(())
         })?;
-        let server = HttpServer::start(&ns, ServerOptions { port: PORT, ..ServerOptions::default() })?;
+        let server = HttpServer::start(
+            &ns,
+            ServerOptions {
+                port: PORT,
+                ..ServerOptions::default()
+            },
+        )?;
         let connections = connect(&ns)?;
 
-        let mut dataplane = dataplane::load(&Options { half_open_entries: 65_536 })?;
+        let mut dataplane = dataplane::load(&Options {
+            half_open_entries: 65_536,
+        })?;
         if let Some(reason) = &dataplane.local_error {
             bail!("the paths of `local` admission cannot be measured: {reason}");
         }
-        let target =
-            Target { number: SERVICE, name: "bench".into(), prefixes: None, ports: None, config: CONFIG };
-        let addresses = [SERVER_V4.into(), SERVER_V6.into()].map(|address: IpAddr| LocalAddress { address, mtu: 1500 });
-        let facts = Facts { addresses: addresses.into(), mtu: 1500, ..Facts::default() };
+        let target = Target {
+            number: SERVICE,
+            name: "bench".into(),
+            prefixes: None,
+            ports: None,
+            config: CONFIG,
+        };
+        let addresses = [SERVER_V4.into(), SERVER_V6.into()]
+            .map(|address: IpAddr| LocalAddress { address, mtu: 1500 });
+        let facts = Facts {
+            addresses: addresses.into(),
+            mtu: 1500,
+            ..Facts::default()
+        };
         let nothing = Tables::default();
         let tables = tables::compile(&[target], &facts, &nothing)?;
         apply::apply(&mut dataplane.maps, &nothing, &tables)?;
 
         let offset = nanos(ClockId::CLOCK_REALTIME)?.wrapping_sub(nanos(ClockId::CLOCK_MONOTONIC)?);
-        dataplane.maps.clock.set(0, Wire(Clock { wall_offset: offset }), 0).context("cannot write CLOCK")?;
-        write_keys(&mut dataplane, Now::new(nanos(ClockId::CLOCK_MONOTONIC)?, offset).epoch())?;
-        Ok(Self { dataplane, ns, connections, _server: server })
+        dataplane
+            .maps
+            .clock
+            .set(
+                0,
+                Wire(Clock {
+                    wall_offset: offset,
+                }),
+                0,
+            )
+            .context("cannot write CLOCK")?;
+        write_keys(
+            &mut dataplane,
+            Now::new(nanos(ClockId::CLOCK_MONOTONIC)?, offset).epoch(),
+        )?;
+        Ok(Self {
+            dataplane,
+            ns,
+            connections,
+            _server: server,
+        })
     }
 
     /// Both ends of every connection of a family that the server has, the client's first.
     pub fn connections(&self, v6: bool) -> Result<Vec<(SocketAddr, SocketAddr)>> {
-        let ends = self.connections.iter().map(|stream| Ok((stream.local_addr()?, stream.peer_addr()?)));
+        let ends = self
+            .connections
+            .iter()
+            .map(|stream| Ok((stream.local_addr()?, stream.peer_addr()?)));
         let ends: Result<Vec<_>> = ends.collect();
-        Ok(ends?.into_iter().filter(|(client, _)| client.is_ipv6() == v6).collect())
+        Ok(ends?
+            .into_iter()
+            .filter(|(client, _)| client.is_ipv6() == v6)
+            .collect())
     }
 
     /// Puts the service into a state, with nothing half-open.
@@ -120,16 +168,30 @@ impl Scene {
         let maps = &mut self.dataplane.maps;
         let left: Result<Vec<Wire<Tuple>>, _> = maps.half_open.keys().collect();
         for tuple in left.context("cannot read HALF_OPEN")? {
-            maps.half_open.remove(&tuple).context("cannot clear HALF_OPEN")?;
+            maps.half_open
+                .remove(&tuple)
+                .context("cannot clear HALF_OPEN")?;
         }
-        let slot = maps.states.get(SERVICE).context("STATES has no slot for the service")?;
+        let slot = maps
+            .states
+            .get(SERVICE)
+            .context("STATES has no slot for the service")?;
         slot.clear();
-        let mode = if state == State::Observe { MODE_OBSERVE } else { MODE_ADAPTIVE };
+        let mode = if state == State::Observe {
+            MODE_OBSERVE
+        } else {
+            MODE_ADAPTIVE
+        };
         if state != State::Calm {
-            ensure!(slot.turn_guarded(nanos(ClockId::CLOCK_MONOTONIC)?), "the service is guarded already");
+            ensure!(
+                slot.turn_guarded(nanos(ClockId::CLOCK_MONOTONIC)?),
+                "the service is guarded already"
+            );
         }
         let config = ServiceConfig { mode, ..CONFIG };
-        maps.services.set(u32::from(SERVICE), Wire(config), 0).context("cannot write SERVICES")
+        maps.services
+            .set(u32::from(SERVICE), Wire(config), 0)
+            .context("cannot write SERVICES")
     }
 
     /// Enters a connection to the IPv4 listener in the half-open table, as if its SYN had passed.
@@ -149,14 +211,23 @@ impl Scene {
             service: u32::from(SERVICE),
             confirmed: 0,
         };
-        self.dataplane.maps.half_open.insert(Wire(tuple), Wire(entry), 0).context("cannot write HALF_OPEN")
+        self.dataplane
+            .maps
+            .half_open
+            .insert(Wire(tuple), Wire(entry), 0)
+            .context("cannot write HALF_OPEN")
     }
 
     /// What the programs have counted so far.
     pub fn counts(&self) -> Result<Counts> {
-        let read = |service| stats::read(&self.dataplane.maps.stats, service).context("cannot read STATS");
+        let read =
+            |service| stats::read(&self.dataplane.maps.stats, service).context("cannot read STATS");
         let (none, ours) = (read(SERVICE_NONE)?, read(SERVICE)?);
-        Ok(Counts { none: none.reasons, ours: ours.reasons, observed: ours.observed })
+        Ok(Counts {
+            none: none.reasons,
+            ours: ours.reasons,
+            observed: ours.observed,
+        })
     }
 
     /// The program `synguard_in`.
@@ -192,15 +263,21 @@ fn own_program(name: &str) -> Result<ProgramFd> {
     let mut own = BTreeSet::new();
     for entry in fs::read_dir("/proc/self/fdinfo").context("cannot read /proc/self/fdinfo")? {
         // The descriptor of the directory itself is gone by the time its entry is read.
-        let Ok(text) = fs::read_to_string(entry?.path()) else { continue };
-        let id = text.lines().find_map(|line| line.strip_prefix("prog_id:")?.trim().parse::<u32>().ok());
+        let Ok(text) = fs::read_to_string(entry?.path()) else {
+            continue;
+        };
+        let id = text
+            .lines()
+            .find_map(|line| line.strip_prefix("prog_id:")?.trim().parse::<u32>().ok());
         own.extend(id);
     }
     for info in loaded_programs() {
         // A program that another process unloads meanwhile is an error here.
         let Ok(info) = info else { continue };
         if own.contains(&info.id()) && info.name_as_str() == Some(name) {
-            return info.fd().with_context(|| format!("cannot open program {name}"));
+            return info
+                .fd()
+                .with_context(|| format!("cannot open program {name}"));
         }
     }
     Err(anyhow!("program {name} is not loaded"))
@@ -208,9 +285,15 @@ fn own_program(name: &str) -> Result<ProgramFd> {
 
 fn connect(ns: &Netns) -> Result<Vec<TcpStream>> {
     let mut connections = Vec::new();
-    for (source, target) in [(IpAddr::from(CLIENT_V4), IpAddr::from(SERVER_V4)), (CLIENT_V6.into(), SERVER_V6.into())] {
+    for (source, target) in [
+        (IpAddr::from(CLIENT_V4), IpAddr::from(SERVER_V4)),
+        (CLIENT_V6.into(), SERVER_V6.into()),
+    ] {
         for _ in 0..CONNECTIONS {
-            let options = ConnectOptions { source: Some((source, 0).into()), ..ConnectOptions::default() };
+            let options = ConnectOptions {
+                source: Some((source, 0).into()),
+                ..ConnectOptions::default()
+            };
             connections.push(client::connect(ns, (target, PORT).into(), &options)?);
         }
     }
@@ -221,9 +304,17 @@ fn connect(ns: &Netns) -> Result<Vec<TcpStream>> {
 fn write_keys(dataplane: &mut Dataplane, epoch: u64) -> Result<()> {
     let mut random = Random::new(7);
     for epoch in (epoch - 1..).take(KEY_SLOTS as usize) {
-        let key = EpochKey { epoch, k0: random.word(), k1: random.word() };
+        let key = EpochKey {
+            epoch,
+            k0: random.word(),
+            k1: random.word(),
+        };
         let slot = epoch % u64::from(KEY_SLOTS);
-        dataplane.maps.keys.set(slot as u32, Wire(key), 0).context("cannot write KEYS")?;
+        dataplane
+            .maps
+            .keys
+            .set(slot as u32, Wire(key), 0)
+            .context("cannot write KEYS")?;
     }
     Ok(())
 }
