@@ -133,7 +133,10 @@ impl HostTables {
     /// Starts a service guarded.
     pub fn guarded(self, number: u16) -> Self {
         if let Some(slot) = self.states.get(usize::from(number)) {
-            StateRef(slot).turn_guarded(0);
+            slot.set(ServiceState {
+                state: STATE_GUARDED,
+                ..slot.get()
+            });
         }
         self
     }

@@ -56,6 +56,18 @@ pub struct Dataplane {
     pub(super) ebpf: Ebpf,
 }
 
+impl Dataplane {
+    /// The XDP program, to run it on single frames or to ask what it is.
+    pub fn xdp(&self) -> Result<&Xdp, LoadError> {
+        shared(&self.ebpf, PROGRAM_IN)
+    }
+
+    /// A TC program, likewise.
+    pub fn classifier(&self, name: &str) -> Result<&SchedClassifier, LoadError> {
+        shared(&self.ebpf, name)
+    }
+}
+
 /// Release of the running kernel, as `uname -r` says.
 pub fn kernel_release() -> String {
     std::fs::read_to_string("/proc/sys/kernel/osrelease")
@@ -124,6 +136,19 @@ pub fn load(options: &Options) -> Result<Dataplane, LoadError> {
         local_error,
         ebpf,
     })
+}
+
+/// The program `name`, to look at.
+fn shared<'a, P>(ebpf: &'a Ebpf, name: &str) -> Result<&'a P, LoadError>
+where
+    &'a P: TryFrom<&'a aya::programs::Program, Error = ProgramError>,
+{
+    let program = ebpf
+        .program(name)
+        .ok_or_else(|| LoadError::Object(format!("program {name} is missing")))?;
+    program
+        .try_into()
+        .map_err(|_| LoadError::Object(format!("program {name} has the wrong type")))
 }
 
 /// The program `name`, as the type it must have.

@@ -1,0 +1,378 @@
+//! Fixtures in the kernel, held against the host step by step.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use aya::maps::lpm_trie::Key;
+use rustix::time::{ClockId, clock_gettime};
+use synguard::dataplane::{
+    Dataplane, Options, load,
+    load::{PROGRAM_ADMIT, PROGRAM_OUT},
+    stats,
+    wire::Wire as Layout,
+};
+use synguard_common::{
+    abi::{Clock, EpochKey, HalfOpen, PortEntry, Runtime, ServiceState, ServiceStats, Tuple},
+    admit::RequestAttributes,
+    tables::Verdict,
+    verdict::{Action, Reason},
+};
+use synguard_lab::{
+    edge::{Edge, EdgeOptions},
+    fixtures::{
+        HALF_OPEN_ROOM, Lane, OTHER, Outcome, Present, SUBJECT, Side, WEB, action_of, wall,
+    },
+    host::HostTables,
+    testrun,
+    wire::Wire,
+};
+
+use crate::{
+    fuzz::{CALM_PORT, OBSERVED_PORT},
+    sockets::Sockets,
+};
+
+/// The word in front of a frame that tells `synguard_admit` to look at it.
+const MARK: [u8; 4] = 0x5379_6e47_u32.to_ne_bytes();
+/// Services that frames may be counted for: none, the fixtures' two, and one nobody configured.
+const SERVICES: [u16; 4] = [0, SUBJECT, OTHER, 900];
+
+/// Ports on which something listens.
+const LISTENED: [u16; 3] = [WEB, CALM_PORT, OBSERVED_PORT];
+
+/// What a TC program says.
+const TC_ACT_OK: u32 = 0;
+const TC_ACT_SHOT: u32 = 2;
+
+/// The programs with their maps, a real socket table, and the same tables on the host.
+pub struct KernelSide {
+    dataplane: Dataplane,
+    host: HostTables,
+    counted: [ServiceStats; SERVICES.len()],
+    sockets: Sockets,
+    wire: Wire,
+    edge: Edge,
+}
+
+impl KernelSide {
+    /// Loads the programs. The calling thread moves into the server's namespace: programs that are
+    /// run by it look sockets up there.
+    pub fn new() -> Result<Self> {
+        let edge = Edge::new(EdgeOptions::default())?;
+        let wire = edge.client_wire()?;
+        edge.server.enter()?;
+        let listeners: Vec<_> = [Lane::KINDS[0], Lane::KINDS[3]]
+            .into_iter()
+            .flat_map(|kind| LISTENED.map(|port| Lane::new(kind, 0).server_at(port)))
+            .collect();
+        let dataplane = load(&Options {
+            half_open_entries: HALF_OPEN_ROOM,
+        })?;
+        ensure!(
+            dataplane.local_error.is_none(),
+            "{:?}",
+            dataplane.local_error
+        );
+        Ok(Self {
+            dataplane,
+            host: HostTables::default(),
+            counted: [stats::ZERO; SERVICES.len()],
+            sockets: Sockets::listen(&listeners)?,
+            wire,
+            edge,
+        })
+    }
+
+    /// The topology, and a wire into it.
+    pub fn wire(&self) -> (&Edge, &Wire) {
+        (&self.edge, &self.wire)
+    }
+
+    /// What the kernel makes of a frame that arrives, by itself.
+    pub fn kernel(&mut self, frame: &[u8]) -> Result<Outcome> {
+        let run = testrun::run(self.dataplane.xdp()?, frame)?;
+        let verdict = self.counted()?.context("the frame was not counted")?;
+        let action = match run.action {
+            testrun::Action::Pass => Action::Pass,
+            testrun::Action::Tx => Action::Answer,
+            testrun::Action::Drop => Action::Drop,
+            other => bail!("the program says {other}"),
+        };
+        let mut frame = run.frame;
+        if verdict.reason == Reason::CookieValid && !verdict.observe {
+            ensure!(frame.starts_with(&MARK), "there is no mark");
+            frame.drain(..MARK.len());
+        }
+        Ok(Outcome {
+            verdict,
+            action,
+            frame,
+        })
+    }
+
+    /// Runs `synguard_admit` on a frame as it is; `looks` where nothing can be marked, so that it
+    /// looks at every frame.
+    pub fn admit_raw(&mut self, frame: &[u8], looks: bool) -> Result<Option<Verdict>> {
+        self.set_runtime(|runtime| runtime.no_metadata = u32::from(looks))?;
+        let run = testrun::run(self.dataplane.classifier(PROGRAM_ADMIT)?, frame)?;
+        self.set_runtime(|runtime| runtime.no_metadata = 0)?;
+        ensure!(run.frame == frame, "admission changed the frame");
+        let verdict = self.counted()?;
+        let dropped = verdict.is_some_and(|verdict| action_of(&verdict) == Action::Drop);
+        let expected = if dropped { TC_ACT_SHOT } else { TC_ACT_OK };
+        ensure!(
+            run.value == expected,
+            "admission says {} for {verdict:?}",
+            run.value
+        );
+        Ok(verdict)
+    }
+
+    /// The verdict counted since the last call: one at most.
+    fn counted(&mut self) -> Result<Option<Verdict>> {
+        let mut found = None;
+        for (service, before) in SERVICES.into_iter().zip(&mut self.counted) {
+            let now = stats::read(&self.dataplane.maps.stats, service)?;
+            let was = std::mem::replace(before, now);
+            for (observe, now, was) in [
+                (false, &now.reasons, &was.reasons),
+                (true, &now.observed, &was.observed),
+            ] {
+                for (number, (now, was)) in now.iter().zip(was).enumerate() {
+                    match now - was {
+                        0 => continue,
+                        1 if found.is_none() => {}
+                        more => bail!("counted {more} of reason {number} beside {found:?}"),
+                    }
+                    found = Some(Verdict {
+                        service,
+                        reason: *Reason::ALL.get(number).context("an unknown reason")?,
+                        observe,
+                        syn: false,
+                    });
+                }
+            }
+            match (now.syns - was.syns, &mut found) {
+                (0, _) => {}
+                (1, Some(found)) if found.service == service => found.syn = true,
+                (syns, _) => bail!("counted {syns} SYNs for service {service}, {found:?}"),
+            }
+        }
+        Ok(found)
+    }
+
+    fn set_runtime(&mut self, change: impl FnOnce(&mut Runtime)) -> Result<Runtime> {
+        let map = &mut self.dataplane.maps.runtime;
+        let Layout(mut runtime) = map.get(&0, 0)?;
+        change(&mut runtime);
+        map.set(0, Layout(runtime), 0)?;
+        Ok(runtime)
+    }
+
+    /// Empties the half-open table and sets every service calm, on both sides.
+    pub fn reset_states(&mut self) -> Result<()> {
+        let maps = &mut self.dataplane.maps;
+        let keys: Vec<_> = maps.half_open.keys().collect::<Result<_, _>>()?;
+        for key in keys {
+            maps.half_open.remove(&key)?;
+        }
+        for service in SERVICES {
+            maps.states.get(service).context("no such state")?.clear();
+        }
+        self.host.reset_states();
+        Ok(())
+    }
+
+    /// The same frame on both sides; the error says where they differ.
+    pub fn both(&mut self, frame: &[u8]) -> Result<Outcome> {
+        let before = monotonic();
+        let kernel = self.kernel(frame)?;
+        let after = monotonic();
+        self.host.set_monotonic(before);
+        let mut host = self.host.run_ingress(frame)?;
+        // The kernel's clock may have ticked since. To answer once more changes nothing.
+        let mut now = before;
+        while host.0.reason == Reason::Challenged && host.1 != kernel.frame && now < after {
+            now = after.min(now + 1_000_000);
+            self.host.set_monotonic(now);
+            host = self.host.run_ingress(frame)?;
+        }
+        let (verdict, bytes) = host;
+        ensure!(
+            verdict == kernel.verdict,
+            "kernel {:?}, host {verdict:?}",
+            kernel.verdict
+        );
+        ensure!(
+            bytes == kernel.frame,
+            "{verdict:?}\nkernel {:02x?}\nhost   {bytes:02x?}",
+            kernel.frame
+        );
+        Ok(kernel)
+    }
+
+    fn entries(&self) -> Result<std::collections::HashMap<Tuple, HalfOpen>> {
+        let entries = self.dataplane.maps.half_open.iter();
+        Ok(entries
+            .map(|entry| entry.map(|(key, value)| (key.0, timeless(value.0))))
+            .collect::<Result<_, _>>()?)
+    }
+}
+
+/// An entry without the time it was made at.
+fn timeless(entry: HalfOpen) -> HalfOpen {
+    HalfOpen { since: 0, ..entry }
+}
+
+/// `CLOCK_MONOTONIC_COARSE`, ns: the programs' clock.
+fn monotonic() -> u64 {
+    let time = clock_gettime(ClockId::MonotonicCoarse);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// A frame as it is once VLAN devices have taken its tags off.
+fn untagged(frame: &[u8]) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    while matches!(frame.get(12..14), Some([0x81, 0x00] | [0x88, 0xa8])) && frame.len() >= 18 {
+        frame.drain(12..16);
+    }
+    frame
+}
+
+impl Side for KernelSide {
+    fn set_up(&mut self, tables: HostTables) -> Result<()> {
+        self.sockets.close();
+        let old = std::mem::take(&mut self.host);
+        self.reset_states()?;
+        let maps = &mut self.dataplane.maps;
+        for (key, _) in old.addresses() {
+            maps.addresses.remove(&Layout(key))?;
+        }
+        for ((bits, key), _) in old.prefixes() {
+            maps.prefixes.remove(&Key::new(bits, Layout(key)))?;
+        }
+        for (key, _) in old.ports() {
+            maps.ports.remove(&Layout(key))?;
+        }
+        for (key, entry) in tables.addresses() {
+            maps.addresses.insert(Layout(key), Layout(entry), 0)?;
+        }
+        for ((bits, key), entry) in tables.prefixes() {
+            let key = Key::new(bits, Layout(key));
+            maps.prefixes.insert(&key, Layout(entry), 0)?;
+        }
+        for (key, service) in tables.ports() {
+            let entry = PortEntry { service, pad: 0 };
+            maps.ports.insert(Layout(key), Layout(entry), 0)?;
+        }
+        for service in SERVICES {
+            let config = tables.services()[usize::from(service)];
+            maps.services.set(service.into(), Layout(config), 0)?;
+            if tables.service_state(service).state != 0 {
+                let state = maps.states.get(service).context("no such state")?;
+                state.turn_guarded(monotonic());
+            }
+        }
+        for (slot, key) in tables.keys().iter().enumerate() {
+            let key: EpochKey = *key;
+            maps.keys.set(slot as u32, Layout(key), 0)?;
+        }
+        let has_prefixes = tables.prefixes().next().is_some();
+        let runtime = self.set_runtime(|runtime| {
+            runtime.has_prefixes = u32::from(has_prefixes);
+            runtime.no_metadata = 0;
+        })?;
+        self.host = tables.seed(runtime.seed);
+        self.set_wall(wall(0, Duration::from_secs(1)))
+    }
+
+    fn ingress(&mut self, frame: &[u8]) -> Result<Outcome> {
+        self.both(frame)
+    }
+
+    /// A test run is not at TC ingress, so the kernel makes no socket: what the host admits, the
+    /// kernel must at least try to.
+    fn admit(&mut self, frame: &[u8]) -> Result<Option<Verdict>> {
+        let frame = untagged(frame);
+        let kernel = self.admit_raw(&frame, true)?;
+        self.host.set_monotonic(monotonic());
+        let host = self.host.run_admit(&frame)?;
+        let tried = host.map(|verdict| match verdict.reason {
+            Reason::Admitted => Verdict {
+                reason: Reason::AdmitRefused,
+                ..verdict
+            },
+            _ => verdict,
+        });
+        ensure!(kernel == tried, "kernel {kernel:?}, host {host:?}");
+        Ok(host)
+    }
+
+    fn egress(&mut self, frame: &[u8]) -> Result<Option<Verdict>> {
+        let run = testrun::run(self.dataplane.classifier(PROGRAM_OUT)?, frame)?;
+        ensure!(run.value == TC_ACT_OK, "egress says {}", run.value);
+        ensure!(run.frame == frame, "egress changed the frame");
+        let kernel = self.counted()?;
+        let host = self.host.run_egress(frame)?;
+        ensure!(kernel == host, "kernel {kernel:?}, host {host:?}");
+        Ok(host)
+    }
+
+    fn assigned(&mut self) -> Vec<RequestAttributes> {
+        self.host.take_assigned()
+    }
+
+    fn wait(&mut self, time: Duration) -> Result<()> {
+        std::thread::sleep(time);
+        Ok(())
+    }
+
+    fn set_wall(&mut self, wall: u64) -> Result<()> {
+        let wall_offset = wall.wrapping_sub(monotonic());
+        let clock = Clock { wall_offset };
+        self.dataplane.maps.clock.set(0, Layout(clock), 0)?;
+        self.host.set_wall_offset(wall_offset);
+        Ok(())
+    }
+
+    fn turn_calm(&mut self, service: u16, grace: Duration) -> Result<()> {
+        let until = monotonic() + grace.as_nanos() as u64;
+        let state = self.dataplane.maps.states.get(service);
+        state.context("no such state")?.turn_calm(until);
+        self.host.turn_calm(service, until);
+        Ok(())
+    }
+
+    fn open(&mut self, present: Present) -> Result<()> {
+        self.sockets.open(&self.edge, &self.wire, present)?;
+        self.host
+            .set_socket(present.client, present.server, present.socket());
+        Ok(())
+    }
+
+    fn state(&mut self, service: u16) -> Result<ServiceState> {
+        let kernel = self.dataplane.maps.states.get(service);
+        let kernel = kernel.context("no such state")?.read();
+        let host = self.host.service_state(service);
+        let essence = |state: ServiceState| (state.state, state.half_open, state.guarded_count);
+        ensure!(
+            essence(kernel) == essence(host),
+            "kernel {kernel:?}, host {host:?}"
+        );
+        Ok(kernel)
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        for service in SERVICES {
+            self.state(service)?;
+        }
+        let host = self.host.half_open_entries().into_iter();
+        let host = host.map(|(key, entry)| (key, timeless(entry))).collect();
+        let kernel = self.entries()?;
+        ensure!(
+            kernel == host,
+            "half-open: kernel {kernel:?}, host {host:?}"
+        );
+        Ok(())
+    }
+}
