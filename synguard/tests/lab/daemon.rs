@@ -4,7 +4,7 @@ use std::{
     io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpStream},
     path::Path,
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
     time::Duration,
 };
 
@@ -93,6 +93,57 @@ fn comes_and_goes_unnoticed() {
         streams.extend(both(HTTP).map(|target| connect(&edge, target)));
     }
     talks.into_iter().for_each(Talk::finish);
+}
+
+/// What else filters on the interface goes on doing so.
+#[test]
+fn other_filters_still_run() {
+    let name = "other_filters_still_run";
+    if !skip_unless_root(name) {
+        return;
+    }
+    let edge = Edge::new(EdgeOptions::default()).unwrap();
+    let _server = serve(&edge);
+    let device = edge.server_end.name.as_str();
+    let tc = |arguments: &str| -> Output {
+        let arguments = arguments.replace("DEVICE", device);
+        let run = || Ok(Command::new("tc").args(arguments.split(' ')).output()?);
+        edge.server.run(run).unwrap()
+    };
+    assert!(tc("qdisc add dev DEVICE clsact").status.success());
+    for direction in ["ingress", "egress"] {
+        let add = format!("filter add dev DEVICE {direction} matchall action pass");
+        let added = tc(&add);
+        if !added.status.success() {
+            let why = String::from_utf8_lossy(&added.stderr).into_owned();
+            println!("SKIP {name}: tc {add}: {}", why.trim());
+            return;
+        }
+    }
+    let seen = |direction: &str| -> u64 {
+        let shown = tc(&format!("-s -j filter show dev DEVICE {direction}")).stdout;
+        let shown: serde_json::Value = serde_json::from_slice(&shown).unwrap();
+        let filters = shown.as_array().unwrap().iter();
+        let actions = filters.filter_map(|filter| filter.pointer("/options/actions/0"));
+        actions
+            .filter_map(|action| action.pointer("/stats/packets")?.as_u64())
+            .sum()
+    };
+    exchange(&connect(&edge, both(HTTP)[0]), 1000);
+    let before = [seen("ingress"), seen("egress")];
+    assert!(
+        before.iter().all(|count| *count > 3),
+        "unguarded: {before:?}"
+    );
+    let guard = Guard::always(&edge);
+    exchange(&connect(&edge, both(HTTP)[0]), 1000);
+    assert_eq!(admitted(&guard.service()), 1);
+    let after = [seen("ingress"), seen("egress")];
+    // The handshake's SYN and SYN-ACK never get there.
+    assert!(
+        after[0] > before[0] + 2 && after[1] > before[1] + 2,
+        "{before:?}, guarded: {after:?}"
+    );
 }
 
 #[test]

@@ -151,6 +151,17 @@ impl Guard {
     }
 }
 
+/// What a failed test needs to be understood.
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let status = self.command(&["status", "--json"]).stdout;
+            println!("{}", String::from_utf8_lossy(&status));
+            println!("{}", self.process.log());
+        }
+    }
+}
+
 /// `synguard run` with files of its own.
 pub fn run_command(files: &TempDir) -> Command {
     let mut command = Command::new(binary());
