@@ -236,14 +236,24 @@ fn try_build(package: &str) -> anyhow::Result<()> {
     .context("the programs do not compile")
 }
 
-/// A `rustup` that runs what is first in `PATH`.
+/// A `rustup` that runs what is first in `PATH`, for instruction set v3.
 ///
 /// aya-build runs `rustup run TOOLCHAIN cargo …`, and warns at every build where there is no
 /// rustup. The toolchain found here need not be one of rustup's, and its folder already leads
 /// `PATH`.
+///
+/// aya-build also sets the compiler's flags and takes none of ours, so the one they lack is added
+/// here. Instruction set v3 (Linux 5.12 for all of it) has 32-bit arithmetic *and* 32-bit jumps.
+/// With the arithmetic alone, LLVM compares a zero-extended register with a sign-extended constant:
+/// `x >= 0xe000_0000` is never true.
 fn rustup_shim(out: &Path) -> anyhow::Result<PathBuf> {
-    const SCRIPT: &str =
-        "#!/bin/sh\n# rustup run TOOLCHAIN PROGRAM ARGUMENTS...\nshift 2\nexec \"$@\"\n";
+    const SCRIPT: &str = "#!/bin/sh\n\
+        # rustup run TOOLCHAIN PROGRAM ARGUMENTS...\n\
+        shift 2\n\
+        if [ -n \"$CARGO_ENCODED_RUSTFLAGS\" ]; then\n\
+        CARGO_ENCODED_RUSTFLAGS=\"$CARGO_ENCODED_RUSTFLAGS$(printf '\\037-Ctarget-cpu=v3')\"\n\
+        fi\n\
+        exec \"$@\"\n";
     let dir = out.join("rustup-shim");
     let file = dir.join("rustup");
     let write = || -> io::Result<()> {

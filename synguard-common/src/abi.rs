@@ -35,12 +35,6 @@ pub struct AddressEntry {
     pub service: u16,
     /// MTU of the device that has the address, in bytes: what our MSS is taken from.
     pub mtu: u16,
-    /// The service whose state decides where a packet hides its port behind more extension
-    /// headers than are followed: the strictest of those at this address, never
-    /// [`SERVICE_NONE`].
-    pub hidden: u16,
-    /// Zero.
-    pub pad: u16,
 }
 
 /// Key of the map `PORTS`; the value is a [`PortEntry`].
@@ -114,7 +108,9 @@ pub const STATE_CALM: u32 = 0;
 /// The service answers every SYN with a cookie.
 pub const STATE_GUARDED: u32 = 1;
 
-/// Value of the array `STATES`, index = service number. Written by both sides, field by field:
+/// Value of the array `STATES`, index = service number. Slot 0 stands for all: it is guarded while
+/// any service is that drops, and decides on packets whose service cannot be known. Written by both
+/// sides, field by field:
 /// the map is memory-mapped by the daemon, so that it never overwrites a count.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -284,7 +280,7 @@ macro_rules! layout {
 
 layout! {
     Address = 16: ;
-    AddressEntry = 12: ports_id 0, service 4, mtu 6, hidden 8, pad 10;
+    AddressEntry = 8: ports_id 0, service 4, mtu 6;
     PortKey = 8: ports_id 0, port 4, pad 6;
     PortEntry = 4: service 0, pad 2;
     ServiceConfig = 16: high 0, offers 4, window 8, mode 10, admission 11, rcv_wscale 12, ttl 13, pad 14;

@@ -46,6 +46,9 @@ pub struct V4 {
     pub server: u32,
 }
 
+/// What precedes an IPv4 address in a mapped one (RFC 4291 section 2.5.5.2), after eight zero bytes.
+pub const MAPPED: u64 = 0xffff;
+
 /// Both addresses of an IPv6 connection: host-order words, most significant first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct V6 {
@@ -59,7 +62,7 @@ impl Address {
     /// The mapped form of an IPv4 address given in host order.
     #[inline(always)]
     pub const fn from_v4(address: u32) -> Self {
-        Self::from_words([0, 0xffff_0000_0000 | address as u64])
+        Self::from_words([0, (MAPPED << 32) | address as u64])
     }
 
     /// From host-order words, most significant first.
@@ -152,8 +155,9 @@ impl Net for V6 {
     #[inline(always)]
     fn bad_source(self) -> bool {
         let [high, low] = self.client;
-        // Unspecified is ::, loopback ::1.
-        high >> 56 == 0xff || (high == 0 && low <= 1) || self.client == self.server
+        // Unspecified is ::, loopback ::1; nobody is at a mapped IPv4 address.
+        let reserved = high == 0 && (low <= 1 || low >> 32 == MAPPED);
+        high >> 56 == 0xff || reserved || self.client == self.server
     }
 }
 

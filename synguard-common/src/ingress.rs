@@ -10,7 +10,7 @@ use crate::{
         SERVICE_NONE, STATE_GUARDED, ServiceConfig,
     },
     cookie::{self, Payload, Timestamp},
-    flow::{Flow, Net, V4, V6},
+    flow::{Flow, MAPPED, Net, V4, V6},
     halfopen, options,
     packet::{Packet, PacketMut, View},
     recent, synack,
@@ -116,6 +116,8 @@ pub fn locate<P: Packet, T: Tables, V: Visitor<P, T>>(
         visit_v4(packet, *tables, at, visitor)
     } else if ethertype == ethernet::IPV6 {
         visit_v6(packet, *tables, at, visitor)
+    } else if ethernet::is_tag(ethertype) {
+        visitor.other(hidden(tables, Reason::TooManyTags))
     } else {
         visitor.other(Verdict::none(Reason::NotTcp))
     }
@@ -173,7 +175,7 @@ fn locate_v4<P: Packet, T: Tables>(
     let header_len = ip.header_len as usize;
     let total_len = ip.total_len as usize;
     if ip.version != 4 || header_len < ipv4::HEADER || total_len < header_len {
-        return Err(hidden(tables, &entry, Reason::BadIp));
+        return Err(hidden(tables, Reason::BadIp));
     }
     if ip.fragment & ipv4::OFFSET_MASK != 0 {
         return Err(Verdict::none(Reason::Incomplete));
@@ -205,6 +207,11 @@ fn locate_v6<P: Packet, T: Tables>(
     if ip.next_header != ipv6::TCP && !ipv6::is_extension(ip.next_header) {
         return Err(Verdict::none(Reason::NotTcp));
     }
+    // The tables hold IPv4 addresses in mapped form; as the destination of an IPv6 packet such an
+    // address is nobody's.
+    if ip.destination[0] == 0 && ip.destination[1] >> 32 == MAPPED {
+        return Err(Verdict::none(Reason::Unprotected));
+    }
     let net = V6 {
         client: ip.source,
         server: ip.destination,
@@ -213,7 +220,7 @@ fn locate_v6<P: Packet, T: Tables>(
         return Err(Verdict::none(Reason::Unprotected));
     };
     if ip.version_class_flow >> 28 != 6 {
-        return Err(hidden(tables, &entry, Reason::BadIp));
+        return Err(hidden(tables, Reason::BadIp));
     }
     let payload_at = at + ipv6::HEADER;
     let end = payload_at + ip.payload_len as usize;
@@ -227,14 +234,28 @@ fn locate_v6<P: Packet, T: Tables>(
         } => segment(packet, tables, &entry, net, at, tcp_at, end, fragment),
         ipv6::Upper::Other => Err(Verdict::none(Reason::NotTcp)),
         ipv6::Upper::LaterFragment => Err(Verdict::none(Reason::Incomplete)),
-        ipv6::Upper::Hidden => Err(hidden(tables, &entry, Reason::BadExtension)),
+        ipv6::Upper::Hidden => Err(hidden(tables, Reason::BadExtension)),
     }
 }
 
-/// The verdict on a packet for a protected address whose port cannot be read.
+/// The verdict on a packet whose service cannot be known, though the kernel might find one:
+/// `reason` while any service is guarded, else it passes as the kernel's business.
 #[inline(always)]
-fn hidden<T: Tables>(tables: &T, entry: &AddressEntry, reason: Reason) -> Verdict {
-    by_state(tables, entry.hidden, reason)
+fn hidden<T: Tables>(tables: &T, reason: Reason) -> Verdict {
+    match tables.state(SERVICE_NONE) {
+        Some(all) if all.state() == STATE_GUARDED => Verdict::none(reason),
+        _ => Verdict::none(Reason::Calm),
+    }
+}
+
+/// The verdict on a packet that ends before its TCP header does.
+#[inline(always)]
+fn cut_short<P: Packet, T: Tables>(packet: &P, tables: &T) -> Verdict {
+    if packet.is_whole() {
+        Verdict::none(Reason::Incomplete)
+    } else {
+        hidden(tables, Reason::OutOfReach)
+    }
 }
 
 /// `reason` where the service is guarded, else its packet passes as the kernel's business.
@@ -298,7 +319,7 @@ fn segment<N: Net, P: Packet, T: Tables>(
         // The ports are in the first eight bytes, and a fragment with fewer is never reassembled
         // (`ip_frag_queue` rounds its length down to nothing, `ip6_frag_queue` refuses it).
         let Some(view) = packet.view(tcp_at, 4) else {
-            return Err(Verdict::none(Reason::Incomplete));
+            return Err(cut_short(packet, tables));
         };
         let service = service_of(tables, entry, view.u16(tcp::field::DESTINATION));
         return Err(if service == SERVICE_NONE {
@@ -308,7 +329,7 @@ fn segment<N: Net, P: Packet, T: Tables>(
         });
     }
     let Some(view) = packet.view(tcp_at, tcp::HEADER) else {
-        return Err(Verdict::none(Reason::Incomplete));
+        return Err(cut_short(packet, tables));
     };
     let tcp = tcp::Header::read(view);
     let service = service_of(tables, entry, tcp.destination);
@@ -434,7 +455,7 @@ fn calm_syn<N: Net, T: Tables>(tables: T, flow: &Flow<N>, isn: u32, service: u16
         Inserted::New => {
             let count = state.half_open_add();
             if config.admission != ADMISSION_NONE && count >= config.high as u64 {
-                state.turn_guarded(now);
+                turn_guarded(&tables, config, state, now);
                 Reason::SynCrossed
             } else {
                 Reason::SynTracked
@@ -442,10 +463,20 @@ fn calm_syn<N: Net, T: Tables>(tables: T, flow: &Flow<N>, isn: u32, service: u16
         }
         Inserted::Full => {
             if config.admission != ADMISSION_NONE {
-                state.turn_guarded(now);
+                turn_guarded(&tables, config, state, now);
             }
             Reason::SynTableFull
         }
+    }
+}
+
+#[inline(always)]
+fn turn_guarded<T: Tables>(tables: &T, config: &ServiceConfig, state: T::State<'_>, now: u64) {
+    state.turn_guarded(now);
+    if config.mode != MODE_OBSERVE
+        && let Some(all) = tables.state(SERVICE_NONE)
+    {
+        all.turn_guarded(now);
     }
 }
 
@@ -548,7 +579,13 @@ fn guarded_syn<N: Net, P: PacketMut, T: Tables>(
     let Some(key) = key(tables, now.epoch()) else {
         return Reason::NoKey;
     };
+    let frame_len = packet.frame_len(segment.end);
+    if segment.end > frame_len {
+        return Reason::BadIp;
+    }
     if config.mode == MODE_OBSERVE {
+        // It passes, so it is half-open at the server and counted as ever.
+        calm_syn(*tables, flow, segment.tcp.sequence, segment.service);
         return Reason::Challenged;
     }
 
@@ -565,7 +602,7 @@ fn guarded_syn<N: Net, P: PacketMut, T: Tables>(
         options,
         timestamp: Timestamp::new(now.monotonic, &options),
     };
-    if synack::write(packet, segment.ip_at, segment.end, *flow, config, &answer) {
+    if synack::write(packet, segment.ip_at, frame_len, *flow, config, &answer) {
         Reason::Challenged
     } else {
         Reason::NoRoom

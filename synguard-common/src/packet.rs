@@ -43,6 +43,9 @@ pub trait Packet {
     /// The `len` bytes from `at`, or `None` where the frame ends before.
     fn view(&self, at: usize, len: usize) -> Option<Self::View<'_>>;
 
+    /// Whether all of the frame can be viewed. A frame of several buffers shows only its first.
+    fn is_whole(&self) -> bool;
+
     /// Runs a [`Scanner`] over the `len` bytes (at most 40) of TCP options at `at`. The slow path
     /// of [`crate::options`]: a loop, which each side bounds in its own way.
     fn scan(&self, at: usize, len: usize) -> Options;
@@ -75,6 +78,11 @@ impl<P: Packet + ?Sized> Packet for &mut P {
     #[inline(always)]
     fn view(&self, at: usize, len: usize) -> Option<Self::View<'_>> {
         (**self).view(at, len)
+    }
+
+    #[inline(always)]
+    fn is_whole(&self) -> bool {
+        (**self).is_whole()
     }
 
     #[inline(always)]
@@ -181,6 +189,10 @@ impl Packet for [u8] {
         self.get(at..at.checked_add(len)?)
     }
 
+    fn is_whole(&self) -> bool {
+        true
+    }
+
     fn scan(&self, at: usize, len: usize) -> Options {
         let mut scanner = Scanner::new(len);
         let end = self.len().min(at + len);
@@ -198,6 +210,10 @@ impl Packet for Frame {
 
     fn view(&self, at: usize, len: usize) -> Option<&[u8]> {
         self.bytes().view(at, len)
+    }
+
+    fn is_whole(&self) -> bool {
+        true
     }
 
     fn scan(&self, at: usize, len: usize) -> Options {

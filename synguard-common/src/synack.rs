@@ -51,13 +51,13 @@ fn options_len(options: &Options) -> usize {
     len
 }
 
-/// Rewrites the frame, whose IP packet goes from `at` to `end`, into the answer. False where the driver
+/// Rewrites the frame of `frame_len` bytes, whose IP header is at `at`, into the answer. False where the driver
 /// has no room for it; the frame is then as it was.
 #[inline(always)]
 pub fn write<N: Net, P: PacketMut>(
     packet: &mut P,
     at: usize,
-    end: usize,
+    frame_len: usize,
     flow: Flow<N>,
     config: &ServiceConfig,
     answer: &Answer,
@@ -71,7 +71,7 @@ pub fn write<N: Net, P: PacketMut>(
     } else {
         needed
     };
-    let delta = wanted as isize - packet.frame_len(end) as isize;
+    let delta = wanted as isize - frame_len as isize;
     if delta != 0 && !packet.resize(delta) {
         return false;
     }

@@ -76,7 +76,7 @@ pub trait Tables: Copy {
     fn port(&self, key: &PortKey) -> Option<u16>;
     /// `SERVICES`.
     fn service(&self, number: u16) -> Option<&ServiceConfig>;
-    /// `STATES`.
+    /// `STATES`; number 0 stands for all services, see [`crate::abi::ServiceState`].
     fn state(&self, number: u16) -> Option<Self::State<'_>>;
     /// A slot of `KEYS`, whatever epoch its key belongs to.
     fn key_slot(&self, slot: u32) -> Option<&EpochKey>;

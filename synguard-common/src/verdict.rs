@@ -117,6 +117,10 @@ reasons! {
     BadIp = "bad_ip", Drop;
     /// More IPv6 extension headers than are followed, or one cut short.
     BadExtension = "bad_extension", Drop;
+    /// More VLAN tags than are followed: the kernel strips any number of priority tags.
+    TooManyTags = "too_many_tags", Drop;
+    /// TCP header beyond the first of several buffers, where it cannot be read.
+    OutOfReach = "out_of_reach", Drop;
     /// TCP header that contradicts itself or the packet's length.
     BadTcp = "bad_tcp", Drop;
     /// A source address that no answer may be sent to: multicast, broadcast, unspecified,

@@ -24,6 +24,11 @@ pub trait Context {
     /// # Safety
     /// `ctx` is the program's context.
     unsafe fn data_end(ctx: *mut Self) -> *mut u8;
+    /// Length of the packet, whether it can be accessed directly or not.
+    ///
+    /// # Safety
+    /// `ctx` is the program's context.
+    unsafe fn len(ctx: *mut Self) -> usize;
 }
 
 impl Context for xdp_md {
@@ -39,6 +44,12 @@ impl Context for xdp_md {
         // SAFETY: the caller's promise.
         unsafe { core::ptr::read_volatile(&raw const (*ctx).data_end) as usize as *mut u8 }
     }
+
+    #[inline(always)]
+    unsafe fn len(ctx: *mut Self) -> usize {
+        // SAFETY: the caller's promise.
+        unsafe { bpf_xdp_get_buff_len(ctx) as usize }
+    }
 }
 
 impl Context for __sk_buff {
@@ -52,6 +63,12 @@ impl Context for __sk_buff {
     unsafe fn data_end(ctx: *mut Self) -> *mut u8 {
         // SAFETY: the caller's promise.
         unsafe { core::ptr::read_volatile(&raw const (*ctx).data_end) as usize as *mut u8 }
+    }
+
+    #[inline(always)]
+    unsafe fn len(ctx: *mut Self) -> usize {
+        // SAFETY: the caller's promise.
+        unsafe { (*ctx).len as usize }
     }
 }
 
@@ -173,6 +190,16 @@ fn opaque(pointer: *mut u8) -> *mut u8 {
 }
 
 impl<C: Context> Cursor<C> {
+    /// Bytes that can be accessed directly.
+    #[inline(always)]
+    fn linear(&self) -> usize {
+        // SAFETY: `ctx` is the program's context.
+        let (data, end) = unsafe { (C::data(self.ctx), C::data_end(self.ctx)) };
+        // LLVM would subtract in 32 bits where that is all the caller looks at: "R2 32-bit pointer
+        // arithmetic prohibited".
+        opaque(end.wrapping_sub(data as usize)) as usize
+    }
+
     #[inline(always)]
     fn checked(&self, at: usize, len: usize) -> Option<Checked> {
         // SAFETY: `ctx` is the program's context.
@@ -195,6 +222,12 @@ impl<C: Context> Packet for Cursor<C> {
     #[inline(always)]
     fn view(&self, at: usize, len: usize) -> Option<Checked> {
         self.checked(at, len)
+    }
+
+    #[inline(always)]
+    fn is_whole(&self) -> bool {
+        // SAFETY: `ctx` is the program's context.
+        unsafe { C::len(self.ctx) == self.linear() }
     }
 
     #[inline(always)]
@@ -223,15 +256,11 @@ impl PacketMut for Cursor<xdp_md> {
 
     #[inline(always)]
     fn frame_len(&self, end: usize) -> usize {
-        // SAFETY: `ctx` is the program's context.
-        let (data, data_end) = unsafe { (Context::data(self.ctx), Context::data_end(self.ctx)) };
-        // LLVM would subtract in 32 bits where that is all the caller looks at: "R2 32-bit pointer
-        // arithmetic prohibited".
-        let linear = opaque(data_end.wrapping_sub(data as usize)) as usize;
+        let linear = self.linear();
         if end > linear {
             // A frame in several buffers (or one whose IP header lies about its length).
-            // SAFETY: as above.
-            return unsafe { bpf_xdp_get_buff_len(self.ctx) } as usize;
+            // SAFETY: `ctx` is the program's context.
+            return unsafe { Context::len(self.ctx) };
         }
         linear
     }

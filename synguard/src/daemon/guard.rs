@@ -505,6 +505,15 @@ impl Guard {
                 Err(error) => error!(error = one_line(&error), "cannot read map STATS"),
             }
         }
+        // Slot 0 decides on packets whose service cannot be known. The programs set it with the
+        // first service they turn guarded; here it follows the others.
+        if let Some(all) = self.states.get(SERVICE_NONE) {
+            if self.services.iter().any(|running| running.guarded) {
+                all.turn_guarded(now);
+            } else {
+                all.turn_calm(0);
+            }
+        }
         for number in self.numbers.reclaim(self.sweeper.passes()) {
             if let Some(slot) = self.states.get(number) {
                 slot.clear();

@@ -112,6 +112,8 @@ impl Running {
         let state = slot.read();
         self.calm.observe(Sample {
             now,
+            // In mode observe these are counted elsewhere, and rightly not here: what passes is
+            // half-open itself, and needs no projection.
             challenged: stats::count(counted, Reason::Challenged),
             admitted: stats::count(counted, Reason::Admitted),
             lost: stats::count(counted, Reason::AdmitRefused)
@@ -135,12 +137,12 @@ impl Running {
         if kernel_guards {
             let projected = self.projected();
             let over = match self.service.mode {
-                Mode::Observe => true,
                 _ if !admits => true,
                 Mode::Always => false,
-                Mode::Adaptive => self
-                    .calm
-                    .decide(state.guarded_at, state.half_open, self.rules()),
+                Mode::Adaptive | Mode::Observe => {
+                    self.calm
+                        .decide(state.guarded_at, state.half_open, self.rules())
+                }
             };
             if over && slot.turn_calm(now.saturating_add(GRACE_NS)) {
                 kernel_guards = false;

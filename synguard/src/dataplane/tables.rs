@@ -30,7 +30,7 @@ use std::{
 };
 
 use ipnet::{IpNet, Ipv6Net};
-use synguard_common::abi::{AddressEntry, MODE_ADAPTIVE, MODE_ALWAYS, SERVICE_NONE, ServiceConfig};
+use synguard_common::abi::{AddressEntry, SERVICE_NONE, ServiceConfig};
 
 use super::wire::mapped;
 
@@ -158,10 +158,6 @@ pub fn compile(
 ) -> Result<Tables, CompileError> {
     let rules = rules(targets);
     let mut compiler = Compiler {
-        modes: targets
-            .iter()
-            .map(|target| (target.number, target.config.mode))
-            .collect(),
         ids: port_sets(previous),
         tables: Tables {
             last_ports_id: previous.last_ports_id,
@@ -201,7 +197,8 @@ pub fn compile(
             .filter(|rule| rule.covers(address.into(), mtu.is_some()))
             .collect();
         let (service, mut ports) = resolve(&matching);
-        let hidden = compiler.strictest(service, &ports);
+        // Exceptions do not count: the address is a service's all the same.
+        let covered = is_covered(service, &ports);
         if mtu.is_some() || others.contains(&address) {
             for port in exceptions_of(facts, address) {
                 let taken_from = ports.get(&port).copied().unwrap_or(service);
@@ -211,8 +208,8 @@ pub fn compile(
                 }
             }
         }
-        if let Some(hidden) = hidden {
-            let entry = compiler.entry(service, ports, hidden, *mtu.unwrap_or(&facts.mtu));
+        if covered {
+            let entry = compiler.entry(service, ports, *mtu.unwrap_or(&facts.mtu));
             compiler.tables.addresses.insert(mapped(address), entry);
         }
     }
@@ -225,8 +222,8 @@ pub fn compile(
             .filter(|rule| rule.covers(*net, false))
             .collect();
         let (service, ports) = resolve(&matching);
-        if let Some(hidden) = compiler.strictest(service, &ports) {
-            let entry = compiler.entry(service, ports, hidden, facts.mtu);
+        if is_covered(service, &ports) {
+            let entry = compiler.entry(service, ports, facts.mtu);
             compiler.tables.prefixes.insert(prefix_key(*net), entry);
         }
     }
@@ -235,34 +232,16 @@ pub fn compile(
 }
 
 struct Compiler {
-    modes: BTreeMap<u16, u8>,
     ids: BTreeMap<Vec<(u16, u16)>, u32>,
     tables: Tables,
 }
 
 impl Compiler {
-    /// The strictest service of an address; `None` where no service has it. Exceptions do not
-    /// count: a hidden port may be any.
-    fn strictest(&self, service: u16, ports: &BTreeMap<u16, u16>) -> Option<u16> {
-        let numbers = ports.values().chain([&service]).copied();
-        numbers
-            .filter(|number| *number != SERVICE_NONE)
-            .min_by_key(|number| (leniency(self.modes.get(number).copied()), *number))
-    }
-
-    fn entry(
-        &mut self,
-        service: u16,
-        ports: BTreeMap<u16, u16>,
-        hidden: u16,
-        mtu: u32,
-    ) -> AddressEntry {
+    fn entry(&mut self, service: u16, ports: BTreeMap<u16, u16>, mtu: u32) -> AddressEntry {
         AddressEntry {
             ports_id: self.ports_id(ports),
             service,
             mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
-            hidden,
-            pad: 0,
         }
     }
 
@@ -293,8 +272,6 @@ impl Compiler {
                 ports_id: 0,
                 service: SERVICE_NONE,
                 mtu: 0,
-                hidden: SERVICE_NONE,
-                pad: 0,
             };
             self.tables
                 .prefixes
@@ -412,13 +389,10 @@ fn prefix_key(net: IpNet) -> Prefix {
     }
 }
 
-/// Order of modes from the strictest.
-fn leniency(mode: Option<u8>) -> u8 {
-    match mode {
-        Some(MODE_ALWAYS) => 0,
-        Some(MODE_ADAPTIVE) => 1,
-        _ => 2,
-    }
+/// Whether any port of an address is a service's.
+fn is_covered(service: u16, ports: &BTreeMap<u16, u16>) -> bool {
+    let mut numbers = ports.values().chain([&service]);
+    numbers.any(|number| *number != SERVICE_NONE)
 }
 
 impl Tables {

@@ -3,6 +3,8 @@
 
 use proptest::prelude::*;
 
+use synguard_common::abi::MODE_ADAPTIVE;
+
 use super::*;
 use crate::{
     config::{built_in, cover},
@@ -114,8 +116,6 @@ fn interface_addresses_are_exact_entries() {
             ports_id: 0,
             service: 1,
             mtu: 1500,
-            hidden: 1,
-            pad: 0
         }
     );
     assert_eq!(tables.lookup("2001:db8::1".parse().unwrap(), 80), 1);
@@ -169,23 +169,6 @@ fn an_exception_takes_the_port_from_whoever_has_it_and_says_from_whom() {
     assert_eq!(tables.lookup(local, 8081), 1);
     assert_eq!(tables.lookup("203.0.113.1".parse().unwrap(), 8080), 2);
     assert_eq!(tables.excepted, BTreeSet::from([(1, local, 8080)]));
-}
-
-#[test]
-fn the_strictest_service_decides_where_the_port_is_hidden() {
-    let mut targets = [
-        target(1, Some(&["192.0.2.0/24"]), None),
-        target(2, Some(&["192.0.2.0/24"]), Some(&[443..=443])),
-    ];
-    targets[1].config = config(MODE_ALWAYS);
-    let tables = compile(&targets, &facts(&["192.0.2.1"]), &Tables::default()).unwrap();
-    assert!(
-        tables
-            .prefixes
-            .values()
-            .chain(tables.addresses.values())
-            .all(|entry| entry.hidden == 2)
-    );
 }
 
 #[test]
