@@ -132,12 +132,7 @@ impl HostTables {
 
     /// Starts a service guarded.
     pub fn guarded(self, number: u16) -> Self {
-        if let Some(slot) = self.states.get(usize::from(number)) {
-            slot.set(ServiceState {
-                state: STATE_GUARDED,
-                ..slot.get()
-            });
-        }
+        self.turn_guarded(number, 0);
         self
     }
 
@@ -218,6 +213,17 @@ impl HostTables {
     pub fn set_socket(&self, client: SocketAddr, server: SocketAddr, socket: Socket) {
         let key = (client.is_ipv6(), tuple(client, server));
         self.sockets.borrow_mut().insert(key, socket);
+    }
+
+    /// Turns a service guarded, as the daemon does; 0 stands for all.
+    pub fn turn_guarded(&self, number: u16, now: u64) {
+        if let Some(slot) = self.states.get(usize::from(number)) {
+            slot.set(ServiceState {
+                state: STATE_GUARDED,
+                guarded_at: now,
+                ..slot.get()
+            });
+        }
     }
 
     /// Turns a service calm, as the daemon does: cookies stay good until `grace_until`.
@@ -512,8 +518,6 @@ mod tests {
             ports_id: 0,
             service,
             mtu: 1500,
-            hidden: service,
-            pad: 0,
         };
         let tables = HostTables::default()
             .prefix("10.0.0.0".parse().unwrap(), 8, entry(1))
