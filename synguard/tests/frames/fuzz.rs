@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use synguard_common::{
-    abi::{AddressEntry, MODE_ALWAYS, MODE_OBSERVE, ServiceConfig},
+    abi::{AddressEntry, MODE_ALWAYS, MODE_OBSERVE, SERVICE_NONE, ServiceConfig},
     verdict::{Action, Reason},
 };
 use synguard_lab::{
@@ -73,7 +73,7 @@ fn world() -> HostTables {
         )
         .port(1, CALM_PORT, OTHER)
         .port(1, OBSERVED_PORT, OBSERVED)
-        .port(1, EXCEPTED_PORT, 0);
+        .port(1, EXCEPTED_PORT, SERVICE_NONE);
     for epoch in KEYS {
         tables = tables.key(fixtures::key_of(epoch));
     }
@@ -83,8 +83,6 @@ fn world() -> HostTables {
             ports_id: 1,
             service: SUBJECT,
             mtu: MTU,
-            hidden: SUBJECT,
-            pad: 0,
         };
         tables = tables
             .address(lane.server_ip(), entry)
@@ -293,6 +291,9 @@ fn host_and_kernel_agree_on_any_frame() {
         if number % ROUND == 0 {
             side.finish().unwrap();
             side.reset_states().unwrap();
+            if number / ROUND % 2 == 0 {
+                side.guard(SERVICE_NONE).unwrap();
+            }
             // The clock must not run away from the keys.
             side.set_wall(fixtures::wall(0, Duration::from_secs(1)))
                 .unwrap();

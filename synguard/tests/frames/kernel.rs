@@ -183,6 +183,15 @@ impl KernelSide {
         Ok(())
     }
 
+    /// Turns a service guarded on both sides, as the daemon does.
+    pub fn guard(&mut self, service: u16) -> Result<()> {
+        let now = monotonic();
+        let state = self.dataplane.maps.states.get(service);
+        state.context("no such state")?.turn_guarded(now);
+        self.host.turn_guarded(service, now);
+        Ok(())
+    }
+
     /// The same frame on both sides; the error says where they differ.
     pub fn both(&mut self, frame: &[u8]) -> Result<Outcome> {
         let before = monotonic();
