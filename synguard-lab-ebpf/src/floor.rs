@@ -1,6 +1,10 @@
 //! Floors: the cost of steps that every guarded path contains, to measure the paths beside.
 
-use aya_ebpf::{bindings::xdp_action, programs::XdpContext};
+use aya_ebpf::{
+    bindings::{bpf_sock_tuple, xdp_action},
+    helpers::{bpf_sk_release, bpf_skc_lookup_tcp},
+    programs::XdpContext,
+};
 use synguard_common::siphash::SipHash24;
 
 use crate::packet::bytes;
@@ -43,4 +47,34 @@ pub fn siphash(ctx: &XdpContext) -> u32 {
     } else {
         xdp_action::XDP_PASS
     }
+}
+
+/// `BPF_F_CURRENT_NETNS`: the network namespace of the device.
+const CURRENT_NETNS: u64 = u64::MAX;
+
+/// Looks for the socket of an IPv4 packet without IP options; passes the packet if there is one,
+/// else drops it.
+#[inline(always)]
+pub fn lookup(ctx: &XdpContext) -> u32 {
+    let Some(packet) = bytes::<38>(ctx, 0) else {
+        return xdp_action::XDP_ABORTED;
+    };
+    // Both addresses and both ports lie in a packet as they do in `struct bpf_sock_tuple`.
+    let mut tuple: [u32; 3] = [packet.load(26), packet.load(30), packet.load(34)];
+    // SAFETY: the context of this run, and the twelve bytes announced.
+    let socket = unsafe {
+        bpf_skc_lookup_tcp(
+            ctx.ctx.cast(),
+            (&raw mut tuple).cast::<bpf_sock_tuple>(),
+            size_of_val(&tuple) as u32,
+            CURRENT_NETNS,
+            0,
+        )
+    };
+    if socket.is_null() {
+        return xdp_action::XDP_DROP;
+    }
+    // SAFETY: the helper returned a socket and a reference to it.
+    unsafe { bpf_sk_release(socket.cast()) };
+    xdp_action::XDP_PASS
 }

@@ -135,8 +135,10 @@ pub mod bench {
         pub const TX: u32 = 2;
         /// `floor_siphash`.
         pub const SIPHASH: u32 = 3;
+        /// `floor_lookup`.
+        pub const LOOKUP: u32 = 4;
         /// How many slots there are.
-        pub const COUNT: u32 = 4;
+        pub const COUNT: u32 = 5;
     }
 
     const _: () = assert!(FRAMES.is_power_of_two());

@@ -84,6 +84,12 @@ pub fn floor_siphash(ctx: XdpContext) -> u32 {
     floor::siphash(&ctx)
 }
 
+/// What looking the packet's socket up costs.
+#[xdp(frags)]
+pub fn floor_lookup(ctx: XdpContext) -> u32 {
+    floor::lookup(&ctx)
+}
+
 /// What counting and dropping a packet costs.
 #[xdp(frags)]
 pub fn floor_drop(_ctx: XdpContext) -> u32 {
@@ -113,6 +119,12 @@ pub fn bench_tx(ctx: XdpContext) -> u32 {
 #[xdp(frags)]
 pub fn bench_siphash(ctx: XdpContext) -> u32 {
     bench::xdp::<{ slot::SIPHASH }>(&ctx)
+}
+
+/// The harness around `floor_lookup`.
+#[xdp(frags)]
+pub fn bench_lookup(ctx: XdpContext) -> u32 {
+    bench::xdp::<{ slot::LOOKUP }>(&ctx)
 }
 
 /// The harness for TC programs, around one that does nothing.

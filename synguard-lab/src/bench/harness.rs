@@ -39,6 +39,8 @@ pub enum Target {
     Tx,
     /// The harness around `floor_siphash`.
     SipHash,
+    /// The harness around `floor_lookup`.
+    Lookup,
     /// The TC harness around a program that does nothing.
     TcEmpty,
     /// The TC harness around the program under test.
@@ -53,6 +55,7 @@ impl Target {
             Self::Subject => "bench_subject",
             Self::Tx => "bench_tx",
             Self::SipHash => "bench_siphash",
+            Self::Lookup => "bench_lookup",
             Self::TcEmpty => "bench_tc_empty",
             Self::TcSubject => "bench_tc_subject",
         }
@@ -94,6 +97,8 @@ impl Harness {
             "bench_subject",
             "bench_tx",
             "bench_siphash",
+            "floor_lookup",
+            "bench_lookup",
         ] {
             let program: &mut Xdp = ebpf
                 .program_mut(name)
@@ -125,6 +130,7 @@ impl Harness {
             (slot::EMPTY, "floor_empty"),
             (slot::TX, "floor_tx"),
             (slot::SIPHASH, "floor_siphash"),
+            (slot::LOOKUP, "floor_lookup"),
         ] {
             let fd = harness.descriptor(name)?;
             harness

@@ -56,6 +56,29 @@ fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     })
 }
 
+/// A sentence where the kernel defends itself in a way that makes every return from a function slow:
+/// each helper call and each subprogram then costs some nanoseconds more, and the hash nothing.
+pub fn slow_returns() -> Option<String> {
+    let found = ["retbleed", "spec_rstack_overflow"]
+        .into_iter()
+        .find_map(|name| {
+            let path = format!("/sys/devices/system/cpu/vulnerabilities/{name}");
+            let text = fs::read_to_string(path).ok()?;
+            is_slow_return(&text).then(|| format!("{name}: {}", text.trim()))
+        })?;
+    Some(format!(
+        "each helper call and subprogram takes longer here ({found}), which goals scaled by the hash do not allow for"
+    ))
+}
+
+/// Whether the state of a vulnerability names one of the kernel's return thunks.
+fn is_slow_return(state: &str) -> bool {
+    let state = state.to_ascii_lowercase();
+    state.contains("safe ret")
+        || state.contains("untrained return thunk")
+        || state.contains("stuffing")
+}
+
 /// A sentence where the machine has other things to do.
 pub fn load_warning() -> Option<String> {
     let text = fs::read_to_string("/proc/loadavg").ok()?;
@@ -91,6 +114,21 @@ mod tests {
             Some("A B")
         );
         assert_eq!(field("processor\t: 0\n", "model name"), None);
+    }
+
+    #[test]
+    fn what_makes_returns_slow() {
+        for slow in [
+            "Vulnerable: Safe RET, no microcode",
+            "Mitigation: Safe RET",
+            "Mitigation: untrained return thunk; SMT disabled",
+            "Mitigation: Stuffing",
+        ] {
+            assert!(is_slow_return(slow), "{slow}");
+        }
+        for fast in ["Not affected", "Vulnerable", "Mitigation: Enhanced IBRS"] {
+            assert!(!is_slow_return(fast), "{fast}");
+        }
     }
 
     #[test]

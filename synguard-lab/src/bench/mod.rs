@@ -45,9 +45,9 @@ struct PathArgs {
     #[arg(long, value_name = "NAME")]
     filter: Option<String>,
 
-    /// How often each path is measured
-    #[arg(long, value_name = "N", default_value_t = 31, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    rounds: u32,
+    /// How often each path is measured [default: 31 times, or until 45 s have passed]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: Option<u32>,
 
     /// Packets of one measurement, rounded up to whole rings of frames
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
@@ -94,6 +94,9 @@ fn path(args: &PathArgs) -> Result<()> {
     }
     let cpu = machine::choose(args.cpu)?;
     eprintln!("{}", machine::describe(cpu));
+    if let Some(note) = machine::slow_returns() {
+        eprintln!("note: {note}");
+    }
     if let Some(warning) = machine::load_warning() {
         eprintln!("warning: {warning}");
     }

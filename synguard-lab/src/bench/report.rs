@@ -45,6 +45,16 @@ pub fn table(results: &Results) -> String {
             &results.siphash,
             "floor: SipHash-2-4 of 24 bytes",
         ),
+        (
+            "lookup_listener",
+            &results.listener,
+            "floor: socket lookup that finds a listener, and release",
+        ),
+        (
+            "lookup_connection",
+            &results.connection,
+            "floor: socket lookup that finds a connection, and release",
+        ),
     ] {
         table.add_row(row(name, samples, ["", "", about]));
     }

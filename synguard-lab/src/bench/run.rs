@@ -1,6 +1,8 @@
 //! The measurement: rounds over floors and paths, and the check that the packets went the way they
 //! should.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context as _, Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use nix::unistd::gettid;
@@ -46,12 +48,21 @@ pub struct Results {
     pub tx: Samples,
     /// SipHash-2-4 of 24 bytes.
     pub siphash: Samples,
+    /// `bpf_skc_lookup_tcp` and release, where it finds a listener.
+    pub listener: Samples,
+    /// The same where it finds a connection.
+    pub connection: Samples,
     /// Every path.
     pub paths: Vec<(Path, Samples)>,
 }
 
+/// How many rounds there are where nobody said.
+const ROUNDS: u32 = 31;
+/// No further round is begun after this time where nobody said how many there must be.
+const LIMIT: Duration = Duration::from_secs(45);
+
 /// Measures floors and paths.
-pub fn run(paths: &[Path], rounds: u32, packets: u32, cpu: usize) -> Result<Results> {
+pub fn run(paths: &[Path], rounds: Option<u32>, packets: u32, cpu: usize) -> Result<Results> {
     let mut scene = Scene::new().context("cannot build the bench's scene")?;
     let ns = scene.ns.clone();
     let packets = packets.next_multiple_of(RING as u32);
@@ -73,19 +84,31 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    fn rounds(&mut self, paths: &[Path], rounds: u32) -> Result<Results> {
+    fn rounds(&mut self, paths: &[Path], asked: Option<u32>) -> Result<Results> {
         let none = Samples::default;
         let mut results = Results {
             empty: none(),
             harness: none(),
             tx: none(),
             siphash: none(),
+            listener: none(),
+            connection: none(),
             paths: paths.iter().map(|path| (*path, none())).collect(),
         };
+        let rounds = asked.unwrap_or(ROUNDS);
+        let start = Instant::now();
         let steps = u64::from(rounds) * (paths.len() as u64 + 1);
         let style = ProgressStyle::with_template("{bar:40} round {prefix} {msg} ({eta} left)")?;
         let bar = ProgressBar::new(steps).with_style(style);
         for round in 0..rounds {
+            if asked.is_none() && start.elapsed() > LIMIT {
+                let limit = LIMIT.as_secs();
+                bar.suspend(|| {
+                    eprintln!("warning: {round} rounds instead of {rounds}, to end after {limit} s")
+                });
+                break;
+            }
+            self.scene.write_keys()?;
             bar.set_prefix(format!("{}/{rounds}", round + 1));
             bar.set_message("floors");
             self.floors(&mut results)?;
@@ -104,32 +127,40 @@ impl Bench<'_> {
     }
 
     fn floors(&mut self, results: &mut Results) -> Result<()> {
+        use testrun::Action::{Pass, Tx};
         self.harness.set_ring(&frames::syns(Kind::V4, Syn::Linux))?;
-        let measure = |target, action: testrun::Action| -> Result<Measured> {
-            self.harness.measure(target, RING as u32)?;
-            let measured = self.harness.measure(target, self.packets)?;
-            let value = measured.value;
-            ensure!(
-                testrun::Action::from(value) == action,
-                "{target:?} returned {value} instead of {action}"
-            );
-            Ok(measured)
-        };
         results
             .empty
             .0
-            .push(measure(Target::Bare, testrun::Action::Pass)?.gross_ns);
-        let harness = measure(Target::Empty, testrun::Action::Pass)?;
-        results.harness.0.push(harness.gross_ns);
-        results
-            .tx
-            .0
-            .push(measure(Target::Tx, testrun::Action::Tx)?.ns - harness.ns);
-        results
-            .siphash
-            .0
-            .push(measure(Target::SipHash, testrun::Action::Pass)?.ns - harness.ns);
+            .push(self.floor(Target::Bare, Pass)?.gross_ns);
+        let empty = self.floor(Target::Empty, Pass)?;
+        results.harness.0.push(empty.gross_ns);
+        for (samples, target, action) in [
+            (&mut results.tx, Target::Tx, Tx),
+            (&mut results.siphash, Target::SipHash, Pass),
+            (&mut results.listener, Target::Lookup, Pass),
+        ] {
+            samples.0.push(self.floor(target, action)?.ns - empty.ns);
+        }
+        let segments = frames::established(self.scene, Kind::V4)?;
+        self.harness.set_ring(&segments)?;
+        let empty = self.floor(Target::Empty, Pass)?;
+        let lookup = self.floor(Target::Lookup, Pass)?;
+        results.connection.0.push(lookup.ns - empty.ns);
         Ok(())
+    }
+
+    /// Measures one of the lab's own programs.
+    fn floor(&self, target: Target, action: testrun::Action) -> Result<Measured> {
+        // Once round the ring for the caches.
+        self.harness.measure(target, RING as u32)?;
+        let measured = self.harness.measure(target, self.packets)?;
+        let value = measured.value;
+        ensure!(
+            testrun::Action::from(value) == action,
+            "{target:?} returned {value} instead of {action}"
+        );
+        Ok(measured)
     }
 
     /// Net cost of one sequence of a path, ns.
@@ -250,12 +281,63 @@ fn difference(before: &Counts, after: &Counts) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use synguard_common::abi::REASON_SLOTS;
+
+    use super::{super::paths::PATHS, *};
 
     #[test]
     fn least_median_greatest() {
         assert_eq!(Samples(vec![3.0, -1.0, 2.0]).spread(), [-1.0, 2.0, 3.0]);
         assert_eq!(Samples(vec![4.0, 1.0, 2.0, 3.0]).spread(), [1.0, 2.5, 4.0]);
         assert_eq!(Samples::default().spread(), [0.0; 3]);
+    }
+
+    const NOTHING: Counts = Counts {
+        none: [0; REASON_SLOTS],
+        ours: [0; REASON_SLOTS],
+        observed: [0; REASON_SLOTS],
+    };
+
+    fn path(name: &str) -> &'static Path {
+        PATHS.iter().find(|path| path.name == name).unwrap()
+    }
+
+    #[test]
+    fn every_packet_must_leave_for_the_reason() {
+        const TX: u32 = 3;
+        let path = path("guarded_syn_v4");
+        let mut after = NOTHING;
+        after.ours[Reason::Challenged as usize] = 10;
+        check(path, 10, TX, &NOTHING, &after).unwrap();
+        // All but one.
+        after.ours[Reason::Challenged as usize] = 9;
+        after.ours[Reason::NoKey as usize] = 1;
+        let error = check(path, 10, TX, &NOTHING, &after)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("9 of the service as challenged, 1 of the service as no_key"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_program_that_did_not_run_is_found_out() {
+        // What the harness returns where there is nothing to call.
+        const SHOT: u32 = 2;
+        let error = check(path("tc_out_data"), 10, SHOT, &NOTHING, &NOTHING).unwrap_err();
+        assert!(
+            error.to_string().starts_with("the program returned 2"),
+            "{error}"
+        );
+        check(path("tc_out_data"), 10, 0, &NOTHING, &NOTHING).unwrap();
+    }
+
+    #[test]
+    fn a_sequence_shares_the_packets() {
+        let mut after = NOTHING;
+        after.ours[Reason::SynTracked as usize] = 5;
+        after.ours[Reason::HalfOpenReset as usize] = 5;
+        check(path("calm_syn"), 10, 2, &NOTHING, &after).unwrap();
     }
 }

@@ -1,18 +1,14 @@
 //! What the programs under test find: a network namespace with listeners and connections, the tables
 //! the daemon would write, and a service in the state that a path needs.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    net::{IpAddr, SocketAddr, TcpStream},
-};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 
-use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use aya::programs::{ProgramFd, loaded_programs};
+use anyhow::{Context as _, Result, bail, ensure};
+use aya::programs::ProgramFd;
 use nix::time::{ClockId, clock_gettime};
 use synguard::dataplane::{
     self, Dataplane, Options, Tables, apply,
-    load::{PROGRAM_ADMIT, PROGRAM_IN, PROGRAM_OUT},
+    load::{PROGRAM_ADMIT, PROGRAM_OUT},
     stats,
     tables::{self, Facts, LocalAddress, Target},
     wire::{Wire, mapped},
@@ -39,6 +35,8 @@ use crate::{
 pub const SERVICE: u16 = 1;
 /// The port that has listeners.
 pub const PORT: u16 = 80;
+/// The port of the HTTP server, which nothing is done with.
+const HTTP: u16 = 8080;
 /// Connections of each family.
 const CONNECTIONS: usize = 16;
 /// Index of the loopback device in every namespace.
@@ -73,6 +71,7 @@ pub struct Scene {
     pub dataplane: Dataplane,
     /// Where the test runs take place.
     pub ns: Netns,
+    offset: u64,
     connections: Vec<TcpStream>,
     _server: HttpServer,
 }
@@ -93,13 +92,13 @@ impl Scene {
             }
             Ok(())
         })?;
-        let server = HttpServer::start(
-            &ns,
-            ServerOptions {
-                port: PORT,
-                ..ServerOptions::default()
-            },
-        )?;
+        // The echo server, as the HTTP server ends connections that ask for nothing.
+        let options = ServerOptions {
+            port: HTTP,
+            echo_port: Some(PORT),
+            ..ServerOptions::default()
+        };
+        let server = HttpServer::start(&ns, options)?;
         let connections = connect(&ns)?;
 
         let mut dataplane = dataplane::load(&Options {
@@ -138,16 +137,33 @@ impl Scene {
                 0,
             )
             .context("cannot write CLOCK")?;
-        write_keys(
-            &mut dataplane,
-            Now::new(nanos(ClockId::CLOCK_MONOTONIC)?, offset).epoch(),
-        )?;
-        Ok(Self {
+        let mut scene = Self {
             dataplane,
             ns,
+            offset,
             connections,
             _server: server,
-        })
+        };
+        scene.write_keys()?;
+        Ok(scene)
+    }
+
+    /// Fills the key ring, from the epoch before this one on: enough for the next minute and a half.
+    pub fn write_keys(&mut self) -> Result<()> {
+        let now = Now::new(nanos(ClockId::CLOCK_MONOTONIC)?, self.offset);
+        for epoch in (now.epoch() - 1..).take(KEY_SLOTS as usize) {
+            let mut random = Random::new(epoch);
+            let key = EpochKey {
+                epoch,
+                k0: random.word(),
+                k1: random.word(),
+            };
+            let slot = epoch % u64::from(KEY_SLOTS);
+            let keys = &mut self.dataplane.maps.keys;
+            keys.set(slot as u32, Wire(key), 0)
+                .context("cannot write KEYS")?;
+        }
+        Ok(())
     }
 
     /// Both ends of every connection of a family that the server has, the client's first.
@@ -232,17 +248,21 @@ impl Scene {
 
     /// The program `synguard_in`.
     pub fn program_in(&self) -> Result<ProgramFd> {
-        own_program(PROGRAM_IN)
+        Ok(self.dataplane.xdp()?.fd()?.try_clone()?)
     }
 
     /// The program `synguard_admit`.
     pub fn program_admit(&self) -> Result<ProgramFd> {
-        own_program(PROGRAM_ADMIT)
+        self.classifier(PROGRAM_ADMIT)
     }
 
     /// The program `synguard_out`.
     pub fn program_out(&self) -> Result<ProgramFd> {
-        own_program(PROGRAM_OUT)
+        self.classifier(PROGRAM_OUT)
+    }
+
+    fn classifier(&self, name: &str) -> Result<ProgramFd> {
+        Ok(self.dataplane.classifier(name)?.fd()?.try_clone()?)
     }
 }
 
@@ -255,32 +275,6 @@ pub struct Counts {
     pub ours: [u64; REASON_SLOTS],
     /// Of the service in mode observe.
     pub observed: [u64; REASON_SLOTS],
-}
-
-/// The program of this name that this process has loaded; others on the machine may bear the same
-/// name.
-fn own_program(name: &str) -> Result<ProgramFd> {
-    let mut own = BTreeSet::new();
-    for entry in fs::read_dir("/proc/self/fdinfo").context("cannot read /proc/self/fdinfo")? {
-        // The descriptor of the directory itself is gone by the time its entry is read.
-        let Ok(text) = fs::read_to_string(entry?.path()) else {
-            continue;
-        };
-        let id = text
-            .lines()
-            .find_map(|line| line.strip_prefix("prog_id:")?.trim().parse::<u32>().ok());
-        own.extend(id);
-    }
-    for info in loaded_programs() {
-        // A program that another process unloads meanwhile is an error here.
-        let Ok(info) = info else { continue };
-        if own.contains(&info.id()) && info.name_as_str() == Some(name) {
-            return info
-                .fd()
-                .with_context(|| format!("cannot open program {name}"));
-        }
-    }
-    Err(anyhow!("program {name} is not loaded"))
 }
 
 fn connect(ns: &Netns) -> Result<Vec<TcpStream>> {
@@ -298,25 +292,6 @@ fn connect(ns: &Netns) -> Result<Vec<TcpStream>> {
         }
     }
     Ok(connections)
-}
-
-/// Fills the key ring, from the epoch before this one on: enough for the next minute and a half.
-fn write_keys(dataplane: &mut Dataplane, epoch: u64) -> Result<()> {
-    let mut random = Random::new(7);
-    for epoch in (epoch - 1..).take(KEY_SLOTS as usize) {
-        let key = EpochKey {
-            epoch,
-            k0: random.word(),
-            k1: random.word(),
-        };
-        let slot = epoch % u64::from(KEY_SLOTS);
-        dataplane
-            .maps
-            .keys
-            .set(slot as u32, Wire(key), 0)
-            .context("cannot write KEYS")?;
-    }
-    Ok(())
 }
 
 fn nanos(clock: ClockId) -> Result<u64> {
