@@ -6,8 +6,8 @@
 
 use crate::{
     abi::{
-        ADMISSION_NONE, AddressEntry, HalfOpen, MODE_ADAPTIVE, MODE_ALWAYS, MODE_OBSERVE, PortKey,
-        SERVICE_NONE, STATE_GUARDED, ServiceConfig,
+        ADMISSION_NONE, AddressEntry, HalfOpen, MODE_ALWAYS, MODE_OBSERVE, PortKey, SERVICE_NONE,
+        STATE_GUARDED, ServiceConfig,
     },
     cookie::{self, Payload, Timestamp},
     flow::{Flow, MAPPED, Net, V4, V6},
@@ -383,7 +383,8 @@ fn judge<N: Net, P: PacketMut, T: Tables>(
     Verdict {
         service,
         reason,
-        observe: config.mode == MODE_OBSERVE,
+        // A cookie handed out before the mode was changed is honoured for real.
+        observe: config.mode == MODE_OBSERVE && reason as u32 != Reason::CookieValid as u32,
         syn,
     }
 }
@@ -413,7 +414,6 @@ fn calm<N: Net, T: Tables>(
     let grace_until = state.grace_until();
     if grace_until != 0
         && config.admission != ADMISSION_NONE
-        && config.mode == MODE_ADAPTIVE
         && segment.tcp.flags & CONTROL & !tcp::FIN == tcp::ACK
         && tables.now().monotonic < grace_until
         && tables.socket(flow) == Socket::Listener

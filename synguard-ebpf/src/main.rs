@@ -20,7 +20,7 @@ mod maps;
 mod mark;
 
 use aya_ebpf::{
-    bindings::{TC_ACT_OK, TC_ACT_SHOT, xdp_action},
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
@@ -33,6 +33,10 @@ use synguard_common::{
 };
 
 use crate::{cursor::Cursor, kernel::Kernel};
+
+/// No objection: the next program or filter on the interface decides. `TC_ACT_OK` would keep it from
+/// running.
+const NEXT: i32 = TC_ACT_UNSPEC;
 
 /// The outside interface's first look at a packet. `frags`: only the first buffer is looked at, so
 /// frames of several (a large MTU) are welcome.
@@ -58,25 +62,25 @@ pub fn synguard_in(ctx: XdpContext) -> u32 {
 pub fn synguard_admit(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
     if !mark::is_there(skb) && !mark::is_impossible() {
-        return TC_ACT_OK;
+        return NEXT;
     }
     // Under a second VLAN tag the kernel does not see IP yet, and would refuse: the hook on the
     // VLAN device above sees the packet next.
     // SAFETY: `skb` is the program's context.
     let protocol = unsafe { (*skb).protocol } as u16;
     if protocol != ethernet::IPV4.to_be() && protocol != ethernet::IPV6.to_be() {
-        return TC_ACT_OK;
+        return NEXT;
     }
     let Some(packet) = Cursor::of_skb(skb) else {
-        return TC_ACT_OK;
+        return NEXT;
     };
     match admit(packet, &Kernel::of_skb(skb)) {
-        None => TC_ACT_OK,
+        None => NEXT,
         Some(verdict) => {
             count::count(&verdict);
             match verdict.reason.action() {
                 Action::Drop => TC_ACT_SHOT,
-                Action::Pass | Action::Answer => TC_ACT_OK,
+                Action::Pass | Action::Answer => NEXT,
             }
         }
     }
@@ -91,7 +95,7 @@ pub fn synguard_out(ctx: TcContext) -> i32 {
     {
         count::count(&verdict);
     }
-    TC_ACT_OK
+    NEXT
 }
 
 /// A panic that can be reached is an endless loop, which the verifier rejects.
