@@ -122,15 +122,18 @@ fn copy(ctx: &XdpContext, template: &[u8; FRAME_MAX]) {
             at += 8;
             continue;
         }
-        let mut rest = at;
-        if let Some(to) = bytes::<4>(ctx, rest) {
+        // Each case with an offset of its own: through one that varies, LLVM gets at the template by a
+        // pointer put together from halves, "invalid mem access 'scalar'".
+        if let Some(to) = bytes::<4>(ctx, at) {
             // SAFETY: as above; a multiple of eight is one of four.
-            to.store(0, unsafe { from.add(rest).cast::<u32>().read() });
-            rest += 4;
-        }
-        if let Some(to) = bytes::<2>(ctx, rest) {
-            // SAFETY: as above, of two.
-            to.store(0, unsafe { from.add(rest).cast::<u16>().read() });
+            to.store(0, unsafe { from.add(at).cast::<u32>().read() });
+            if let Some(to) = bytes::<2>(ctx, at + 4) {
+                // SAFETY: as above, of two.
+                to.store(0, unsafe { from.add(at + 4).cast::<u16>().read() });
+            }
+        } else if let Some(to) = bytes::<2>(ctx, at) {
+            // SAFETY: as above.
+            to.store(0, unsafe { from.add(at).cast::<u16>().read() });
         }
         return;
     }
