@@ -220,7 +220,7 @@ pub const PATHS: &[Path] = &[
     },
     Path {
         name: "observe_syn",
-        about: "SYN with Linux's options, guarded in mode observe: counted, passed",
+        about: "SYN with Linux's options, guarded in mode observe: passed; half-open already",
         state: State::Observe,
         leaves: &[Leaves::Observed(Reason::Challenged)],
         ..GUARDED

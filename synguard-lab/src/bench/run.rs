@@ -243,9 +243,9 @@ fn check(path: &Path, packets: u32, value: u32, before: &Counts, after: &Counts)
             testrun::Action::Drop => Some(Action::Drop),
             _ => None,
         },
-        // TC_ACT_UNSPEC and TC_ACT_SHOT.
+        // TC_ACT_UNSPEC (the next filter, if there is one, decides), TC_ACT_OK and TC_ACT_SHOT.
         Hook::Admit | Hook::Out => match value {
-            u32::MAX => Some(Action::Pass),
+            u32::MAX | 0 => Some(Action::Pass),
             2 => Some(Action::Drop),
             _ => None,
         },

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::programs::ProgramFd;
 use nix::time::{ClockId, clock_gettime};
+use rtnetlink::packet_route::address::AddressHeaderFlags;
 use synguard::dataplane::{
     self, Dataplane, Options, Tables, apply,
     load::{PROGRAM_ADMIT, PROGRAM_OUT},
@@ -27,7 +28,6 @@ use crate::{
     client::{self, ConnectOptions},
     edge::{CLIENT_V4, CLIENT_V6, SERVER_V4, SERVER_V6},
     http::{HttpServer, ServerOptions},
-    link,
     netns::Netns,
 };
 
@@ -88,7 +88,13 @@ impl Scene {
         ];
         ns.netlink(async |handle| {
             for (address, prefix) in ends {
-                link::add_address(&handle, LOOPBACK, address, prefix).await?;
+                let mut request = handle.address().add(LOOPBACK, address, prefix);
+                // Usable at once: whether anybody else has the address is no question here.
+                request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+                request
+                    .execute()
+                    .await
+                    .with_context(|| format!("cannot add address {address}/{prefix}"))?;
             }
             Ok(())
         })?;
@@ -188,21 +194,25 @@ impl Scene {
                 .remove(&tuple)
                 .context("cannot clear HALF_OPEN")?;
         }
-        let slot = maps
-            .states
-            .get(SERVICE)
-            .context("STATES has no slot for the service")?;
-        slot.clear();
-        let mode = if state == State::Observe {
-            MODE_OBSERVE
-        } else {
-            MODE_ADAPTIVE
+        let mode = match state {
+            State::Observe => MODE_OBSERVE,
+            State::Guarded | State::Calm => MODE_ADAPTIVE,
         };
-        if state != State::Calm {
-            ensure!(
-                slot.turn_guarded(nanos(ClockId::CLOCK_MONOTONIC)?),
-                "the service is guarded already"
-            );
+        // What is of no service is dropped or passed by whether any service is guarded for real.
+        let now = nanos(ClockId::CLOCK_MONOTONIC)?;
+        for (number, guarded) in [
+            (SERVICE_NONE, state == State::Guarded),
+            (SERVICE, state != State::Calm),
+        ] {
+            let slot = maps.states.get(number);
+            let slot = slot.with_context(|| format!("STATES has no slot {number}"))?;
+            slot.clear();
+            if guarded {
+                ensure!(
+                    slot.turn_guarded(now),
+                    "service {number} is guarded already"
+                );
+            }
         }
         let config = ServiceConfig { mode, ..CONFIG };
         maps.services
