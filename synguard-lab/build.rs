@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    ebpf_build::build("synguard-lab-ebpf")
+    ebpf_build::build("synguard-lab-ebpf", &[])
 }

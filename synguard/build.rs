@@ -3,5 +3,7 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    ebpf_build::build("synguard-ebpf")
+    let trace = std::env::var_os("CARGO_FEATURE_TRACE").is_some();
+    let features: &[&str] = if trace { &["trace"] } else { &[] };
+    ebpf_build::build("synguard-ebpf", features)
 }

@@ -174,8 +174,8 @@ pub fn tools_dir(target: &Path) -> PathBuf {
 
 /// For build scripts: compiles every binary of the workspace member `package` for eBPF and copies
 /// the objects to `OUT_DIR`. Cargo shows what goes wrong as one line, behind the compiler's own.
-pub fn build(package: &str) -> ExitCode {
-    match try_build(package) {
+pub fn build(package: &str, features: &[&str]) -> ExitCode {
+    match try_build(package, features) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             println!("cargo::error={package}: {error:#}");
@@ -184,7 +184,7 @@ pub fn build(package: &str) -> ExitCode {
     }
 }
 
-fn try_build(package: &str) -> anyhow::Result<()> {
+fn try_build(package: &str, features: &[&str]) -> anyhow::Result<()> {
     let out = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is not set")?);
     let target = target_dir(&out);
     let root = workspace();
@@ -229,6 +229,7 @@ fn try_build(package: &str) -> anyhow::Result<()> {
         [Package {
             name: package,
             root_dir: dir,
+            features,
             ..Default::default()
         }],
         AyaToolchain::Custom("first-in-path"),

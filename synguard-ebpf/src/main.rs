@@ -34,6 +34,21 @@ use synguard_common::{
 
 use crate::{cursor::Cursor, kernel::Kernel};
 
+/// In a `trace` build, logs a verdict: the number of its reason is the position in
+/// `synguard_common::verdict`.
+macro_rules! trace {
+    ($ctx:expr, $program:literal, $verdict:expr) => {
+        #[cfg(feature = "trace")]
+        aya_log_ebpf::info!(
+            $ctx,
+            "{}: service {} reason {}",
+            $program,
+            $verdict.service,
+            $verdict.reason as u32
+        );
+    };
+}
+
 /// No objection: the next program or filter on the interface decides. `TC_ACT_OK` would keep it from
 /// running.
 const NEXT: i32 = TC_ACT_UNSPEC;
@@ -44,6 +59,7 @@ const NEXT: i32 = TC_ACT_UNSPEC;
 pub fn synguard_in(ctx: XdpContext) -> u32 {
     let verdict = ingress(Cursor::of_xdp(ctx.ctx), &Kernel::of_xdp(ctx.ctx));
     count::count(&verdict);
+    trace!(&ctx, "in", verdict);
     if verdict.observe {
         return xdp_action::XDP_PASS;
     }
@@ -78,6 +94,7 @@ pub fn synguard_admit(ctx: TcContext) -> i32 {
         None => NEXT,
         Some(verdict) => {
             count::count(&verdict);
+            trace!(&ctx, "admit", verdict);
             match verdict.reason.action() {
                 Action::Drop => TC_ACT_SHOT,
                 Action::Pass | Action::Answer => NEXT,
@@ -94,6 +111,7 @@ pub fn synguard_out(ctx: TcContext) -> i32 {
         && let Some(verdict) = egress(&packet, &Kernel::of_skb(skb))
     {
         count::count(&verdict);
+        trace!(&ctx, "out", verdict);
     }
     NEXT
 }

@@ -495,6 +495,8 @@ impl Guard {
 
     /// Follows every service, four times a second.
     pub fn tick(&mut self) {
+        #[cfg(feature = "trace")]
+        self.dataplane.print_trace();
         let now = clock::monotonic_ns();
         for running in &mut self.services {
             let Some(slot) = self.states.get(running.number) else {

@@ -53,10 +53,18 @@ pub struct Dataplane {
     pub maps: Maps,
     /// Why `local` admission is impossible, if it is.
     pub local_error: Option<String>,
+    #[cfg(feature = "trace")]
+    trace: aya_log::EbpfLogger<&'static dyn log::Log>,
     pub(super) ebpf: Ebpf,
 }
 
 impl Dataplane {
+    /// Prints what the programs have logged since the last call.
+    #[cfg(feature = "trace")]
+    pub fn print_trace(&mut self) {
+        self.trace.flush();
+    }
+
     /// The XDP program, to run it on single frames or to ask what it is.
     pub fn xdp(&self) -> Result<&Xdp, LoadError> {
         shared(&self.ebpf, PROGRAM_IN)
@@ -120,6 +128,10 @@ pub fn load(options: &Options) -> Result<Dataplane, LoadError> {
             },
         })?;
     let maps = Maps::take(&mut ebpf)?;
+    // Before the programs are loaded: their log map must be open by then.
+    #[cfg(feature = "trace")]
+    let trace = aya_log::EbpfLogger::init(&mut ebpf)
+        .map_err(|error| LoadError::Object(one_line(&error)))?;
 
     let xdp: &mut Xdp = program(&mut ebpf, PROGRAM_IN)?;
     xdp.load().map_err(|error| rejected(PROGRAM_IN, &error))?;
@@ -134,6 +146,8 @@ pub fn load(options: &Options) -> Result<Dataplane, LoadError> {
     Ok(Dataplane {
         maps,
         local_error,
+        #[cfg(feature = "trace")]
+        trace,
         ebpf,
     })
 }
