@@ -173,6 +173,13 @@ impl ViewMut for Checked {
 /// comparison with another sum of the same parts, and the verifier, which follows the checked
 /// register only, answers "invalid access to packet, off=… size=…, R…(id=…,off=…,r=0)".
 #[inline(always)]
+#[cfg_attr(
+    target_arch = "bpf",
+    expect(
+        clippy::pointers_in_nomem_asm_block,
+        reason = "the instruction moves the pointer and follows it nowhere"
+    )
+)]
 fn opaque(pointer: *mut u8) -> *mut u8 {
     #[cfg(target_arch = "bpf")]
     {

@@ -220,8 +220,7 @@ fn prefix(address: &Address) -> Option<&'static AddressEntry> {
     #[repr(C, align(8))]
     struct Aligned(u32, Key<Address>);
     let key = Aligned(0, Key::new(128, *address));
-    // SAFETY: the field of a packed type that lies where its own alignment wants it.
-    PREFIXES.get(unsafe { &*(&raw const key.1) })
+    PREFIXES.get(&key.1)
 }
 
 impl<C> Tables for Kernel<C> {

@@ -12,7 +12,8 @@ use synguard_lab_ebpf::{Flood, FloodSources, TAGS_MAX, Tag, Tags, counter};
 
 use crate::link::{End, Vlan};
 
-pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/synguard-lab"));
+pub(crate) static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/synguard-lab"));
 
 /// `Pod` for the layouts of `synguard-lab-ebpf`, which knows nothing of aya.
 #[derive(Clone, Copy)]
