@@ -295,7 +295,7 @@ fn host_and_kernel_agree_on_any_frame() {
         if number.is_multiple_of(ROUND) {
             side.finish().unwrap();
             side.reset_states().unwrap();
-            if number / ROUND % 2 == 0 {
+            if (number / ROUND).is_multiple_of(2) {
                 side.guard(SERVICE_NONE).unwrap();
             }
             // The clock must not run away from the keys.
