@@ -23,9 +23,27 @@ fn stalled(report: &Report) -> u64 {
     report.latency.len() - report.latency.count_between(0, 100_000)
 }
 
+/// Segments that the kernels of a connection's ends had to send again. Nothing gets lost on the lab's
+/// wire, and no hiccup of the machine counts here unless it takes 200 ms.
+fn retransmitted(edge: &Edge) -> u64 {
+    [&edge.client, &edge.server]
+        .map(|ns| {
+            let text = ns
+                .run(|| Ok(std::fs::read_to_string("/proc/thread-self/net/snmp")?))
+                .unwrap();
+            let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp:"));
+            let names = lines.next().unwrap().split_ascii_whitespace();
+            let mut values = names.zip(lines.next().unwrap().split_ascii_whitespace());
+            let (_, value) = values.find(|(name, _)| *name == "RetransSegs").unwrap();
+            value.parse::<u64>().unwrap()
+        })
+        .iter()
+        .sum()
+}
+
 /// Runs the load, with the guard where one is asked for. The kernel takes every other port, so that
 /// 33 addresses have 396,000 tuples; the rest is reused, and is in TIME_WAIT at the server.
-fn run(is_guarded: bool) -> Report {
+fn run(is_guarded: bool) -> (Report, u64) {
     let edge = Edge::new(EdgeOptions::default()).unwrap();
     edge.client
         .set_sysctl("net.ipv4.ip_local_port_range", "20000 43999")
@@ -43,8 +61,10 @@ fn run(is_guarded: bool) -> Report {
         .unwrap()
         .wait()
         .unwrap();
+    let retransmitted = retransmitted(&edge);
     println!(
-        "guarded {is_guarded}: {:.1} s, {report:?}, p99.99 {:?} ms, over 100 ms: {}",
+        "guarded {is_guarded}: {:.1} s, {report:?}, p99.99 {:?} ms, over 100 ms: {}, \
+         {retransmitted} retransmitted",
         begin.elapsed().as_secs_f64(),
         report.latency_ms(99.99),
         stalled(&report)
@@ -68,7 +88,7 @@ fn run(is_guarded: bool) -> Report {
             assert_eq!(packets(&service, reason), 0, "{service:?}");
         }
     }
-    report
+    (report, retransmitted)
 }
 
 #[test]
@@ -76,20 +96,25 @@ fn half_a_million_short_connections() {
     if !skip_unless_root("half_a_million_short_connections") {
         return;
     }
-    let guarded = run(true);
+    let (guarded, sent_again) = run(true);
     assert_eq!(
         (guarded.ok, guarded.failed()),
         (CONNECTIONS, 0),
         "{guarded:?}"
     );
-    // Where nothing stalled there is nothing to compare.
-    if stalled(&guarded) > 0 {
-        let free = run(false);
-        // One hiccup of the machine holds up all 32 workers.
-        let allowed = stalled(&free) + 64;
+    // One or two hiccups of a busy machine hold up all 32 workers; whatever is more must happen without
+    // the guard as well.
+    const HICCUPS: u64 = 64;
+    if stalled(&guarded) > HICCUPS || sent_again > HICCUPS {
+        let (free, sent_again_free) = run(false);
+        let allowed = stalled(&free) + HICCUPS;
         assert!(
             stalled(&guarded) <= allowed,
             "guarded: {guarded:?}\nwithout: {free:?}"
+        );
+        assert!(
+            sent_again <= sent_again_free + HICCUPS,
+            "{sent_again}, without: {sent_again_free}"
         );
     }
 }
