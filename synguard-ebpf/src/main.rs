@@ -57,9 +57,22 @@ const NEXT: i32 = TC_ACT_UNSPEC;
 /// frames of several (a large MTU) are welcome.
 #[xdp(frags)]
 pub fn synguard_in(ctx: XdpContext) -> u32 {
+    enter(&ctx)
+}
+
+/// The same for generic XDP, as a program of another kind: for one that takes frames of several
+/// buffers, the kernel makes a copy of the skb and forgets the length of its link header
+/// (`skb_pp_cow_data`), so that TC sees packets without it.
+#[xdp]
+pub fn synguard_in_skb(ctx: XdpContext) -> u32 {
+    enter(&ctx)
+}
+
+#[inline(always)]
+fn enter(ctx: &XdpContext) -> u32 {
     let verdict = ingress(Cursor::of_xdp(ctx.ctx), &Kernel::of_xdp(ctx.ctx));
     count::count(&verdict);
-    trace!(&ctx, "in", verdict);
+    trace!(ctx, "in", verdict);
     if verdict.observe {
         return xdp_action::XDP_PASS;
     }

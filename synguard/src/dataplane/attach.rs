@@ -20,7 +20,7 @@ use tracing::{debug, warn};
 
 use super::{
     error::{AttachError, MissingCapabilities, MtuHint, errno, one_line},
-    load::{Dataplane, PROGRAM_ADMIT, PROGRAM_IN, PROGRAM_OUT, program},
+    load::{Dataplane, PROGRAM_ADMIT, PROGRAM_IN, PROGRAM_IN_GENERIC, PROGRAM_OUT, program},
     qdisc::Clsact,
 };
 use crate::model::XdpMode;
@@ -163,7 +163,15 @@ fn attach_xdp(
 }
 
 fn try_xdp(ebpf: &mut Ebpf, device: &Device, mode: AyaXdpMode) -> Result<XdpLink, AttachError> {
-    let xdp: &mut Xdp = find(ebpf, PROGRAM_IN, device)?;
+    let name = match mode {
+        AyaXdpMode::Skb => PROGRAM_IN_GENERIC,
+        _ => PROGRAM_IN,
+    };
+    let xdp: &mut Xdp = find(ebpf, name, device)?;
+    if xdp.fd().is_err() {
+        xdp.load()
+            .map_err(|error| kernel(device, name, reason(&error)))?;
+    }
     let link = xdp
         .attach_to_if_index(device.index, mode)
         .and_then(|id| xdp.take_link(id));
@@ -171,11 +179,11 @@ fn try_xdp(ebpf: &mut Ebpf, device: &Device, mode: AyaXdpMode) -> Result<XdpLink
         let reason = reason(&error);
         match errno(&error) {
             Some(libc::EPERM) => denied(device),
-            Some(libc::ENODEV) => gone(device, PROGRAM_IN),
+            Some(libc::ENODEV) => gone(device, name),
             // Attached by somebody else since we looked.
             Some(libc::EBUSY | libc::EEXIST) => kernel(
                 device,
-                PROGRAM_IN,
+                name,
                 "another XDP program is attached to it: detach that first".into(),
             ),
             number if mode == AyaXdpMode::Driver => {
@@ -190,7 +198,7 @@ fn try_xdp(ebpf: &mut Ebpf, device: &Device, mode: AyaXdpMode) -> Result<XdpLink
                     reason,
                 }
             }
-            _ => kernel(device, PROGRAM_IN, reason),
+            _ => kernel(device, name, reason),
         }
     })
 }
@@ -279,7 +287,7 @@ fn occupied(device: &Device, id: u32) -> AttachError {
         .unwrap_or("?")
         .to_owned();
     let name = device.name.clone();
-    if program_name == PROGRAM_IN {
+    if [PROGRAM_IN, PROGRAM_IN_GENERIC].contains(&program_name.as_str()) {
         AttachError::AlreadyGuarded {
             name,
             program: id,

@@ -24,6 +24,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sy
 
 /// XDP program: the way in.
 pub const PROGRAM_IN: &str = "synguard_in";
+/// The XDP program for generic mode, loaded when it is needed.
+pub const PROGRAM_IN_GENERIC: &str = "synguard_in_skb";
 /// TC ingress program: `local` admission.
 pub const PROGRAM_ADMIT: &str = "synguard_admit";
 /// TC egress program: the way out.
