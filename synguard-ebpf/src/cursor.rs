@@ -31,46 +31,36 @@ pub trait Context {
     unsafe fn len(ctx: *mut Self) -> usize;
 }
 
-impl Context for xdp_md {
-    #[inline(always)]
-    unsafe fn data(ctx: *mut Self) -> *mut u8 {
-        // Volatile: `adjust_tail` moves it behind LLVM's back.
-        // SAFETY: the caller's promise.
-        unsafe { core::ptr::read_volatile(&raw const (*ctx).data) as usize as *mut u8 }
-    }
+macro_rules! context {
+    ($type:ty, $len:expr) => {
+        impl Context for $type {
+            #[inline(always)]
+            unsafe fn data(ctx: *mut Self) -> *mut u8 {
+                // Volatile: `adjust_tail` moves it behind LLVM's back.
+                // SAFETY: the caller's promise.
+                unsafe { core::ptr::read_volatile(&raw const (*ctx).data) as usize as *mut u8 }
+            }
 
-    #[inline(always)]
-    unsafe fn data_end(ctx: *mut Self) -> *mut u8 {
-        // SAFETY: the caller's promise.
-        unsafe { core::ptr::read_volatile(&raw const (*ctx).data_end) as usize as *mut u8 }
-    }
+            #[inline(always)]
+            unsafe fn data_end(ctx: *mut Self) -> *mut u8 {
+                // SAFETY: the caller's promise.
+                unsafe { core::ptr::read_volatile(&raw const (*ctx).data_end) as usize as *mut u8 }
+            }
 
-    #[inline(always)]
-    unsafe fn len(ctx: *mut Self) -> usize {
-        // SAFETY: the caller's promise.
-        unsafe { bpf_xdp_get_buff_len(ctx) as usize }
-    }
+            #[inline(always)]
+            unsafe fn len(ctx: *mut Self) -> usize {
+                let len: unsafe fn(*mut Self) -> usize = $len;
+                // SAFETY: the caller's promise.
+                unsafe { len(ctx) }
+            }
+        }
+    };
 }
 
-impl Context for __sk_buff {
-    #[inline(always)]
-    unsafe fn data(ctx: *mut Self) -> *mut u8 {
-        // SAFETY: the caller's promise.
-        unsafe { core::ptr::read_volatile(&raw const (*ctx).data) as usize as *mut u8 }
-    }
-
-    #[inline(always)]
-    unsafe fn data_end(ctx: *mut Self) -> *mut u8 {
-        // SAFETY: the caller's promise.
-        unsafe { core::ptr::read_volatile(&raw const (*ctx).data_end) as usize as *mut u8 }
-    }
-
-    #[inline(always)]
-    unsafe fn len(ctx: *mut Self) -> usize {
-        // SAFETY: the caller's promise.
-        unsafe { (*ctx).len as usize }
-    }
-}
+// SAFETY: the caller's promise.
+context!(xdp_md, |ctx| unsafe { bpf_xdp_get_buff_len(ctx) as usize });
+// SAFETY: the caller's promise.
+context!(__sk_buff, |ctx| unsafe { (*ctx).len as usize });
 
 /// A packet between `data` and `data_end`, which are read from the context each time: keeping them
 /// would cost two slots of the stack, and reading them again two loads.

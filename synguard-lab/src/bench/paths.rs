@@ -1,5 +1,5 @@
 //! The paths that are measured: what the service's state is, which packets come, how each must leave,
-//! and what it may cost (DESIGN.md section 10).
+//! and what it may cost: the goals that the project has set itself.
 
 use anyhow::Result;
 use synguard_common::verdict::{Action, Reason};
