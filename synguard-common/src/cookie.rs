@@ -377,7 +377,7 @@ mod tests {
             ..Options::default()
         };
         let payload = Payload::new::<V4>(&options, key.epoch);
-        assert_eq!(payload, Payload(0b110_110_1_0));
+        assert_eq!(payload, Payload(6 << 5 | 6 << 2 | 1 << 1));
         assert_eq!(generate(&flow, 33_219_744, payload, &key), 0xafd31a75);
     }
 

@@ -32,7 +32,7 @@ pub trait Context {
 }
 
 macro_rules! context {
-    ($type:ty, $len:expr) => {
+    ($type:ty, $ctx:ident => $len:expr) => {
         impl Context for $type {
             #[inline(always)]
             unsafe fn data(ctx: *mut Self) -> *mut u8 {
@@ -48,19 +48,16 @@ macro_rules! context {
             }
 
             #[inline(always)]
-            unsafe fn len(ctx: *mut Self) -> usize {
-                let len: unsafe fn(*mut Self) -> usize = $len;
+            unsafe fn len($ctx: *mut Self) -> usize {
                 // SAFETY: the caller's promise.
-                unsafe { len(ctx) }
+                unsafe { $len as usize }
             }
         }
     };
 }
 
-// SAFETY: the caller's promise.
-context!(xdp_md, |ctx| unsafe { bpf_xdp_get_buff_len(ctx) as usize });
-// SAFETY: the caller's promise.
-context!(__sk_buff, |ctx| unsafe { (*ctx).len as usize });
+context!(xdp_md, ctx => bpf_xdp_get_buff_len(ctx));
+context!(__sk_buff, ctx => (*ctx).len);
 
 /// A packet between `data` and `data_end`, which are read from the context each time: keeping them
 /// would cost two slots of the stack, and reading them again two loads.

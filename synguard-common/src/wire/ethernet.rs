@@ -149,8 +149,8 @@ mod tests {
             let mut header = Header {
                 destination, source, tags: [(0, 0); MAX_TAGS], tag_count: count, ethertype,
             };
-            for i in 0..count {
-                header.tags[i] = (if tags[i].0 { VLAN_8021AD } else { VLAN_8021Q }, tags[i].1);
+            for (tag, (service, control)) in header.tags[..count].iter_mut().zip(tags) {
+                *tag = (if service { VLAN_8021AD } else { VLAN_8021Q }, control);
             }
             let mut frame = [0u8; 22];
             header.write(&mut frame[..]);
