@@ -130,7 +130,7 @@ fn judge<N: Net, P: Packet, T: Admission>(
             },
         );
     };
-    if !recent::claim(bucket, place, now.monotonic) {
+    if !recent::claim(bucket, place, segment.isn(), now.monotonic) {
         return verdict(Reason::AdmitRepeated);
     }
 

@@ -621,7 +621,7 @@ fn check_cookie<N: Net, T: Tables>(tables: T, flow: &Flow<N>, isn: u32, cookie: 
         return Reason::AckInvalid;
     };
     if validate(&tables, flow, isn, cookie, now).is_some() {
-        recent::record(bucket, place, now.monotonic);
+        recent::record(bucket, place, isn, now.monotonic);
         Reason::CookieValid
     } else if recent::seen(bucket, place, now.monotonic) {
         Reason::JustAdmitted

@@ -238,7 +238,9 @@ fn a_flood_stops_when_told() {
     assert!(!flood.is_finished());
     let asked = Instant::now();
     let sent = flood.stop().unwrap();
-    assert!(asked.elapsed() < SECOND, "took {:?}", asked.elapsed());
+    // It is asked between two batches of half a second of what the flood last got of its core, and
+    // may get less of it meanwhile.
+    assert!(asked.elapsed() < 5 * SECOND, "took {:?}", asked.elapsed());
     assert!(sent > 100_000, "{sent} frames in a second");
 }
 

@@ -43,7 +43,12 @@ fn retransmitted(edge: &Edge) -> u64 {
 
 /// Runs the load, with the guard where one is asked for. The kernel takes every other port, so that
 /// 33 addresses have 396,000 tuples; the rest is reused, and is in TIME_WAIT at the server.
-fn run(is_guarded: bool) -> (Report, u64) {
+///
+/// The last value is how many segments were dropped for want of a connection. The server's kernel
+/// keeps a limited number of TIME_WAIT sockets (`net.ipv4.tcp_max_tw_buckets`); beyond it a connection
+/// is gone before the client's FIN comes, which is then dropped, as a guarded service answers nothing
+/// unknown, and sent again, where an unguarded one would have drawn a RST. Nobody waits for it.
+fn run(is_guarded: bool) -> (Report, u64, u64) {
     let edge = Edge::new(EdgeOptions::default()).unwrap();
     edge.client
         .set_sysctl("net.ipv4.ip_local_port_range", "20000 43999")
@@ -69,8 +74,10 @@ fn run(is_guarded: bool) -> (Report, u64) {
         report.latency_ms(99.99),
         stalled(&report)
     );
+    let mut dropped = 0;
     if let Some(guard) = guard {
         let service = guard.service();
+        dropped = packets(&service, Reason::AckInvalid);
         let reused = packets(&service, Reason::SynTimeWait);
         println!(
             "{} admitted, {reused} of tuples in TIME_WAIT",
@@ -88,7 +95,7 @@ fn run(is_guarded: bool) -> (Report, u64) {
             assert_eq!(packets(&service, reason), 0, "{service:?}");
         }
     }
-    (report, retransmitted)
+    (report, retransmitted, dropped)
 }
 
 #[test]
@@ -96,7 +103,7 @@ fn half_a_million_short_connections() {
     if !skip_unless_root("half_a_million_short_connections") {
         return;
     }
-    let (guarded, sent_again) = run(true);
+    let (guarded, sent_again, dropped) = run(true);
     assert_eq!(
         (guarded.ok, guarded.failed()),
         (CONNECTIONS, 0),
@@ -105,16 +112,17 @@ fn half_a_million_short_connections() {
     // One or two hiccups of a busy machine hold up all 32 workers; whatever is more must happen without
     // the guard as well.
     const HICCUPS: u64 = 64;
-    if stalled(&guarded) > HICCUPS || sent_again > HICCUPS {
-        let (free, sent_again_free) = run(false);
+    assert!(dropped < CONNECTIONS / 1000, "{dropped} dropped");
+    if stalled(&guarded) > HICCUPS || sent_again > dropped + HICCUPS {
+        let (free, sent_again_free, _) = run(false);
         let allowed = stalled(&free) + HICCUPS;
         assert!(
             stalled(&guarded) <= allowed,
             "guarded: {guarded:?}\nwithout: {free:?}"
         );
         assert!(
-            sent_again <= sent_again_free + HICCUPS,
-            "{sent_again}, without: {sent_again_free}"
+            sent_again <= sent_again_free + dropped + HICCUPS,
+            "{sent_again}, without: {sent_again_free}; dropped: {dropped}"
         );
     }
 }
