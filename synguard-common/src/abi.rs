@@ -23,8 +23,8 @@ pub const SERVICE_NONE: u16 = 0;
 pub struct Address(pub [u8; 16]);
 
 /// Value of `ADDRESSES` and of `PREFIXES`, a longest-prefix-match trie over the same addresses (the
-/// length of an IPv4 prefix counts the 96 bits before it): which service an address belongs to. Written by the
-/// daemon, read by every program.
+/// length of an IPv4 prefix counts the 96 bits before it): which service an address belongs to.
+/// Written by the daemon, read by every program.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AddressEntry {

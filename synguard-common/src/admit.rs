@@ -6,7 +6,7 @@
 
 use crate::{
     abi::{
-        ADMISSION_LOCAL, OFFER_ECN, OFFER_SACK, OFFER_TIMESTAMPS, OFFER_WINDOW_SCALE, STATE_GUARDED,
+        ADMISSION_LOCAL, MODE_OBSERVE, OFFER_ECN, OFFER_SACK, OFFER_TIMESTAMPS, OFFER_WINDOW_SCALE,
     },
     cookie::Timestamp,
     flow::{Flow, Net},
@@ -121,14 +121,14 @@ fn judge<N: Net, P: Packet, T: Admission>(
         if recent::seen(bucket, place, now.monotonic) {
             return verdict(Reason::AdmitRepeated);
         }
-        // A calm service's stray ACK is the kernel's business.
-        return verdict(
-            if state.state() == STATE_GUARDED || is_guarded(config, state) {
-                Reason::AdmitInvalid
-            } else {
-                Reason::Calm
-            },
-        );
+        // A calm service's stray ACK is the kernel's business, and so is that of one that is only
+        // observed: without metadata, every segment comes here.
+        let drops = is_guarded(config, state) && config.mode != MODE_OBSERVE;
+        return verdict(if drops {
+            Reason::AdmitInvalid
+        } else {
+            Reason::Calm
+        });
     };
     if !recent::claim(bucket, place, segment.isn(), now.monotonic) {
         return verdict(Reason::AdmitRepeated);
