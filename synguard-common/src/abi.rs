@@ -7,7 +7,7 @@
 use crate::verdict::Reason;
 
 /// Version of every layout in this module; the daemon finds it in [`Runtime::abi_version`].
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Service number of "no service". Number 0 of every per-service table belongs to the packets of
 /// no service.
@@ -71,6 +71,12 @@ pub const MODE_OBSERVE: u8 = 2;
 pub const ADMISSION_NONE: u8 = 0;
 /// A valid ACK becomes a socket of this box (`bpf_sk_assign_tcp_reqsk`).
 pub const ADMISSION_LOCAL: u8 = 1;
+/// A valid ACK becomes the SYN that the client would have sent, and the two halves are spliced:
+/// see [`crate::splice`].
+pub const ADMISSION_PROXY: u8 = 2;
+/// The SYN is answered with a SYN-ACK that acknowledges a cookie; the client's RST proves its
+/// address, and its next SYN passes: see [`crate::reset`].
+pub const ADMISSION_RESET: u8 = 3;
 
 /// The SYN-ACK may carry timestamps (`net.ipv4.tcp_timestamps`).
 pub const OFFER_TIMESTAMPS: u32 = 1 << 0;
@@ -99,8 +105,15 @@ pub struct ServiceConfig {
     pub rcv_wscale: u8,
     /// Time to live or hop limit of the SYN-ACK.
     pub ttl: u8,
+    /// 1 where the SYN-ACK offers what the server was seen to offer ([`ServiceState::profile`]),
+    /// within `offers` and `mss`; 0 where it offers what is said here.
+    pub learns: u8,
     /// Zero.
-    pub pad: [u8; 2],
+    pub pad: u8,
+    /// Largest MSS of the SYN-ACK, bytes; 0 where only the MTU limits it.
+    pub mss: u16,
+    /// Zero.
+    pub pad2: u16,
 }
 
 /// The service passes everything and counts its half-open connections.
@@ -126,6 +139,19 @@ pub struct ServiceState {
     pub guarded_at: u64,
     /// Until when cookies are still honoured in state calm, monotonic ns. Written by the daemon.
     pub grace_until: u64,
+    /// What the service's servers were seen to offer in their SYN-ACKs: a
+    /// [`crate::profile::Profile`]. Written by `synguard_out`.
+    pub profile: u64,
+    /// `OFFER_*` bits that a server fell short of after they had been promised: not learned again
+    /// before [`crate::profile::WITHHELD_TICKS`] have passed. Written by `synguard_out`.
+    pub withheld: u32,
+    /// [`Clock::tick`] of the last such shortfall. Written by `synguard_out`.
+    pub withheld_at: u32,
+    /// [`Clock::tick`] at which a SYN last passed to learn the profile from its answer. Written by
+    /// `synguard_in`.
+    pub probed_at: u32,
+    /// Zero.
+    pub pad: u32,
 }
 
 /// Buckets of the handshake round-trip histogram.
@@ -133,7 +159,7 @@ pub const RTT_BUCKETS: usize = 14;
 
 /// Room for reasons in [`ServiceStats`]; more than there are, so that adding one does not
 /// change the layout.
-pub const REASON_SLOTS: usize = 64;
+pub const REASON_SLOTS: usize = 96;
 
 /// Value of the per-CPU array `STATS`, index = service number. Written by the kernel, summed by
 /// the daemon at scrape time.
@@ -170,12 +196,21 @@ pub struct EpochKey {
     pub k1: u64,
 }
 
-/// Value of the array `CLOCK`, one entry. Written by the daemon about once a second.
+/// Ticks of [`Clock::tick`] in a second.
+pub const TICKS_PER_SECOND: u32 = 4;
+
+/// Value of the array `CLOCK`, one entry. Written by the daemon every tick.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Clock {
     /// Wall-clock time (CLOCK_REALTIME) less monotonic time (CLOCK_MONOTONIC), ns.
     pub wall_offset: u64,
+    /// Monotonic time (CLOCK_MONOTONIC) in quarters of a second, what flows are aged by: reading it costs the packet path
+    /// a load, where a clock would cost a call. Where the daemon is gone, it stands still and
+    /// nothing ages.
+    pub tick: u32,
+    /// Zero.
+    pub pad: u32,
 }
 
 /// Value of the array `RUNTIME`, one entry.
@@ -193,6 +228,154 @@ pub struct Runtime {
     pub zero: u32,
     /// Random, chosen at load: where a tuple lies in `ADMISSIONS`. Written by the daemon.
     pub seed: u64,
+    /// 1 while any service has admission `proxy`, or flows of one are left: else `FLOWS` is not
+    /// looked at for packets that leave. Written by the daemon.
+    pub forwards: u32,
+    /// 1 where XDP runs in generic mode, in which a re-injected packet comes by it again. Written
+    /// by the daemon.
+    pub generic: u32,
+    /// [`Clock::tick`] before which unknown segments of a proxied service pass: connections older
+    /// than the daemon are learned meanwhile. Written by the daemon.
+    pub settled_at: u32,
+    /// How long a source stays verified (admission `reset`), ticks. Written by the daemon.
+    pub verified_ticks: u32,
+    /// How long an idle flow is kept, ticks. Written by the daemon.
+    pub flow_idle_ticks: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// The client's ACK came, and its SYN was passed to the server, which has not answered yet.
+pub const FLOW_PENDING: u8 = 1;
+/// Both halves are established and spliced.
+pub const FLOW_SPLICED: u8 = 2;
+/// Never spliced: the server was seen talking on it, or its handshake was seen to end.
+pub const FLOW_KNOWN: u8 = 3;
+/// Values of [`FlowEntry::state`], 0 ("none") included.
+pub const FLOW_STATES: usize = 4;
+
+/// The client sent a FIN.
+pub const CLOSING_CLIENT: u8 = 1 << 0;
+/// The server sent a FIN.
+pub const CLOSING_SERVER: u8 = 1 << 1;
+/// Either sent a RST.
+pub const CLOSING_RESET: u8 = 1 << 2;
+
+/// Bytes of a link header, at most: both addresses and two VLAN tags, without the EtherType of what
+/// follows.
+pub const LINK_HEADER: usize = 20;
+
+/// Value of the LRU hash `FLOWS`: a connection of a proxied service. Written by `synguard_in` and
+/// `synguard_out`, removed by `synguard_sweep`. The programs see it as a
+/// [`crate::tables::LiveFlow`].
+///
+/// "Client side" is the sequence space that the client knows, which begins with our cookie;
+/// "server side" the one that begins with the server's own initial sequence number.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowEntry {
+    /// Client side less server side: added to sequence numbers from the server, taken from the
+    /// client's acknowledgements.
+    pub delta: u32,
+    /// The same for timestamps. While the flow is pending, our TSval as the client last echoed it.
+    pub ts_delta: u32,
+    /// Our initial sequence number: the cookie.
+    pub cookie: u32,
+    /// The client's initial sequence number.
+    pub client_isn: u32,
+    /// Sequence number after the last that the server has sent, client side.
+    pub server_next: u32,
+    /// What the server has last acknowledged.
+    pub server_ack: u32,
+    /// TSval of the client's ACK.
+    pub client_tsval: u32,
+    /// [`Clock::tick`] of the last packet.
+    pub seen_at: u32,
+    /// [`Clock::tick`] at which the SYN was last passed to the server.
+    pub sent_at: u32,
+    /// Window of the client's ACK, as it was on the wire.
+    pub window: u16,
+    /// The client's MSS, bytes.
+    pub mss: u16,
+    /// The service.
+    pub service: u16,
+    /// `FLOW_*`.
+    pub state: u8,
+    /// `CLOSING_*` bits.
+    pub closing: u8,
+    /// `OFFER_*` bits of what was agreed on with the client.
+    pub options: u8,
+    /// Window scale of the client.
+    pub client_scale: u8,
+    /// Window scale that the client was promised.
+    pub promised_scale: u8,
+    /// Window scale of the server.
+    pub server_scale: u8,
+    /// How often the SYN was passed again.
+    pub tries: u8,
+    /// Bytes of `link` that count.
+    pub link_len: u8,
+    /// Zero.
+    pub pad: u16,
+    /// The link header of the client's ACK, without the EtherType of what follows.
+    pub link: [u8; LINK_HEADER],
+}
+
+/// What the daemon is asked to do for a flow. Value of the queue `ERRANDS`, filled by
+/// `synguard_sweep`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Errand {
+    /// The flow.
+    pub tuple: Tuple,
+    /// `ERRAND_*`.
+    pub what: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// Show `synguard_in` the client's ACK again, so that its SYN is passed once more.
+pub const ERRAND_RETRY: u32 = 1;
+/// Refuse the connection in the server's name, which keeps silent.
+pub const ERRAND_REFUSE: u32 = 2;
+/// Room in `ERRANDS`.
+pub const ERRAND_SLOTS: u32 = 4096;
+
+/// Value of the array `SWEEP`, one entry: what `synguard_sweep` found and did. Written by it, read by
+/// the daemon.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sweep {
+    /// Flows by state (`FLOW_*`) that the last sweep left.
+    pub by_state: [u64; FLOW_STATES],
+    /// Flows that ended, in the last sweep's count: with `CLOSING_*` bits that mean they are over.
+    pub closing: u64,
+    /// Flows removed for their age since the programs were loaded.
+    pub removed: u64,
+    /// Errands there was no room for since then.
+    pub errands_lost: u64,
+}
+
+/// Value of the per-CPU array `FLOW_COUNTS`, one entry. Written by the programs.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowCounts {
+    /// Flows entered under a tuple that had none. Less those removed and those there are, this is
+    /// how many the table evicted.
+    pub created: u64,
+    /// Sources entered in `VERIFIED` that were not in it.
+    pub verified: u64,
+}
+
+/// Value of the LRU hash `VERIFIED`, key [`Address`]: a source that answered a cookie with RST.
+/// Written by `synguard_in`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VerifiedSource {
+    /// [`Clock::tick`] of the RST.
+    pub since: u32,
+    /// Zero.
+    pub pad: u32,
 }
 
 /// A TCP connection as packets from the client name it. Key of the map `HALF_OPEN`.
@@ -266,6 +449,16 @@ pub mod map {
     pub const HALF_OPEN: &str = "HALF_OPEN";
     /// Array: bucket → [`super::AdmissionBucket`].
     pub const ADMISSIONS: &str = "ADMISSIONS";
+    /// LRU hash: [`super::Tuple`] → [`super::FlowEntry`].
+    pub const FLOWS: &str = "FLOWS";
+    /// Per-CPU array of one: [`super::FlowCounts`].
+    pub const FLOW_COUNTS: &str = "FLOW_COUNTS";
+    /// LRU hash: [`super::Address`] → [`super::VerifiedSource`].
+    pub const VERIFIED: &str = "VERIFIED";
+    /// Queue: [`super::Errand`].
+    pub const ERRANDS: &str = "ERRANDS";
+    /// Array of one: [`super::Sweep`].
+    pub const SWEEP: &str = "SWEEP";
 }
 
 /// Asserts the size of a layout and that it holds no hidden padding.
@@ -283,12 +476,23 @@ layout! {
     AddressEntry = 8: ports_id 0, service 4, mtu 6;
     PortKey = 8: ports_id 0, port 4, pad 6;
     PortEntry = 4: service 0, pad 2;
-    ServiceConfig = 16: high 0, offers 4, window 8, mode 10, admission 11, rcv_wscale 12, ttl 13, pad 14;
-    ServiceState = 32: half_open 0, state 8, guarded_count 12, guarded_at 16, grace_until 24;
-    ServiceStats = 1152: reasons 0, observed 512, rtt 1024, rtt_sum_ms 1136, syns 1144;
+    ServiceConfig = 20: high 0, offers 4, window 8, mode 10, admission 11, rcv_wscale 12, ttl 13,
+        learns 14, pad 15, mss 16, pad2 18;
+    ServiceState = 56: half_open 0, state 8, guarded_count 12, guarded_at 16, grace_until 24,
+        profile 32, withheld 40, withheld_at 44, probed_at 48, pad 52;
+    ServiceStats = 1664: reasons 0, observed 768, rtt 1536, rtt_sum_ms 1648, syns 1656;
     EpochKey = 24: epoch 0, k0 8, k1 16;
-    Clock = 8: wall_offset 0;
-    Runtime = 24: abi_version 0, no_metadata 4, has_prefixes 8, zero 12, seed 16;
+    Clock = 16: wall_offset 0, tick 8, pad 12;
+    Runtime = 48: abi_version 0, no_metadata 4, has_prefixes 8, zero 12, seed 16, forwards 24,
+        generic 28, settled_at 32, verified_ticks 36, flow_idle_ticks 40, pad 44;
+    FlowEntry = 72: delta 0, ts_delta 4, cookie 8, client_isn 12, server_next 16, server_ack 20,
+        client_tsval 24, seen_at 28, sent_at 32, window 36, mss 38, service 40, state 42,
+        closing 43, options 44, client_scale 45, promised_scale 46, server_scale 47, tries 48,
+        link_len 49, pad 50, link 52;
+    Errand = 48: tuple 0, what 40, pad 44;
+    Sweep = 56: by_state 0, closing 32, removed 40, errands_lost 48;
+    FlowCounts = 16: created 0, verified 8;
+    VerifiedSource = 8: since 0, pad 4;
     Tuple = 40: client 0, server 16, client_port 32, server_port 34, pad 36;
     HalfOpen = 24: since 0, client_isn 8, server_isn 12, service 16, confirmed 20;
     AdmissionBucket = 32: ways 0;

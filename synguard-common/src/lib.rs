@@ -19,6 +19,7 @@ pub mod halfopen;
 pub mod ingress;
 pub mod options;
 pub mod packet;
+pub mod profile;
 pub mod recent;
 pub mod siphash;
 pub mod synack;

@@ -1,10 +1,16 @@
 //! The kernel's tables, as the decisions see them. The eBPF side implements this over maps and
 //! helpers, host tests over plain collections.
 
+use core::{cell::Cell, ops::Deref};
+
 use crate::{
-    abi::{Address, AddressEntry, EpochKey, HalfOpen, KEY_SLOTS, PortKey, ServiceConfig, Tuple},
+    abi::{
+        Address, AddressEntry, EpochKey, FlowEntry, HalfOpen, KEY_SLOTS, LINK_HEADER, PortKey,
+        ServiceConfig, Tuple,
+    },
     clock::Now,
     flow::{Flow, Net},
+    profile::Profile,
     verdict::Reason,
 };
 
@@ -49,7 +55,106 @@ pub trait State: Copy {
     fn half_open_sub(self);
     /// Turns the service guarded at `now` (monotonic ns); only one of several CPUs counts it.
     fn turn_guarded(self, now: u64);
+    /// What the service's servers were seen to offer.
+    fn profile(self) -> Profile;
+    /// Replaces that.
+    fn set_profile(self, profile: Profile);
+    /// `OFFER_*` bits withheld, and the tick at which that was decided.
+    fn withheld(self) -> (u32, u32);
+    /// Replaces these.
+    fn withhold(self, options: u32, tick: u32);
+    /// Claims this tick's second for a probing SYN: true for one caller in each second.
+    fn claim_probe(self, tick: u32) -> bool;
 }
+
+/// A [`FlowEntry`] in its map, where other CPUs work on it too. Every field is a word of its own,
+/// read and written by one instruction; nothing relies on two of them agreeing but what one direction of
+/// a connection, which is one CPU's, wrote itself. (The eBPF target has no atomics of these
+/// widths.)
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct LiveFlow {
+    /// [`FlowEntry::delta`].
+    pub delta: Cell<u32>,
+    /// [`FlowEntry::ts_delta`].
+    pub ts_delta: Cell<u32>,
+    /// [`FlowEntry::cookie`].
+    pub cookie: Cell<u32>,
+    /// [`FlowEntry::client_isn`].
+    pub client_isn: Cell<u32>,
+    /// [`FlowEntry::server_next`].
+    pub server_next: Cell<u32>,
+    /// [`FlowEntry::server_ack`].
+    pub server_ack: Cell<u32>,
+    /// [`FlowEntry::client_tsval`].
+    pub client_tsval: Cell<u32>,
+    /// [`FlowEntry::seen_at`].
+    pub seen_at: Cell<u32>,
+    /// [`FlowEntry::sent_at`].
+    pub sent_at: Cell<u32>,
+    /// [`FlowEntry::window`].
+    pub window: Cell<u16>,
+    /// [`FlowEntry::mss`].
+    pub mss: Cell<u16>,
+    /// [`FlowEntry::service`].
+    pub service: Cell<u16>,
+    /// [`FlowEntry::state`].
+    pub state: Cell<u8>,
+    /// [`FlowEntry::closing`].
+    pub closing: Cell<u8>,
+    /// [`FlowEntry::options`].
+    pub options: Cell<u8>,
+    /// [`FlowEntry::client_scale`].
+    pub client_scale: Cell<u8>,
+    /// [`FlowEntry::promised_scale`].
+    pub promised_scale: Cell<u8>,
+    /// [`FlowEntry::server_scale`].
+    pub server_scale: Cell<u8>,
+    /// [`FlowEntry::tries`].
+    pub tries: Cell<u8>,
+    /// [`FlowEntry::link_len`].
+    pub link_len: Cell<u8>,
+    /// [`FlowEntry::pad`].
+    pub pad: Cell<u16>,
+    /// [`FlowEntry::link`]: words whose bytes in memory are those on the wire.
+    pub link: [Cell<u32>; LINK_HEADER / 4],
+}
+
+macro_rules! same_layout {
+    ($($field:ident),*) => {
+        const _: () = {
+            assert!(size_of::<LiveFlow>() == size_of::<FlowEntry>());
+            $(assert!(
+                core::mem::offset_of!(LiveFlow, $field) == core::mem::offset_of!(FlowEntry, $field)
+            );)*
+        };
+    };
+}
+
+same_layout!(
+    delta,
+    ts_delta,
+    cookie,
+    client_isn,
+    server_next,
+    server_ack,
+    client_tsval,
+    seen_at,
+    sent_at,
+    window,
+    mss,
+    service,
+    state,
+    closing,
+    options,
+    client_scale,
+    promised_scale,
+    server_scale,
+    tries,
+    link_len,
+    pad,
+    link
+);
 
 /// One bucket of [`crate::abi::map::ADMISSIONS`].
 pub trait Bucket: Copy {
@@ -67,6 +172,11 @@ pub trait Tables: Copy {
         Self: 'a;
     /// See [`Bucket`].
     type Bucket<'a>: Bucket
+    where
+        Self: 'a;
+
+    /// A [`LiveFlow`] where it lies.
+    type Live<'a>: Deref<Target = LiveFlow>
     where
         Self: 'a;
 
@@ -100,6 +210,29 @@ pub trait Tables: Copy {
     fn half_open_remove(&self, tuple: &Tuple) -> bool;
     /// Marks an entry as answered by the server with these initial sequence numbers.
     fn half_open_confirm(&self, tuple: &Tuple, client_isn: u32, server_isn: u32) -> bool;
+
+    /// `FLOWS`: a live entry.
+    fn flow(&self, tuple: &Tuple) -> Option<Self::Live<'_>>;
+    /// An entry to fill in for [`Tables::flow_insert`]; its contents are left over from before.
+    /// One for each CPU, because the stack has no room for it.
+    fn flow_scratch(&self) -> Option<Self::Live<'_>>;
+    /// Enters the scratch entry in `FLOWS`, in place of one with the same tuple. `new`: there was
+    /// none, as far as the caller knows; counted in [`crate::abi::FlowCounts::created`]. False
+    /// where there is no room.
+    fn flow_insert(&self, tuple: &Tuple, new: bool) -> bool;
+    /// [`crate::abi::Clock::tick`].
+    fn tick(&self) -> u32;
+    /// [`crate::abi::Runtime::forwards`].
+    fn forwards(&self) -> bool;
+    /// [`crate::abi::Runtime::generic`].
+    fn generic(&self) -> bool;
+    /// [`crate::abi::Runtime::settled_at`].
+    fn settled_at(&self) -> u32;
+    /// Whether a source is in `VERIFIED` and has been for no longer than
+    /// [`crate::abi::Runtime::verified_ticks`].
+    fn is_verified(&self, source: &Address) -> bool;
+    /// Enters a source in `VERIFIED`, or renews it.
+    fn verify(&self, source: &Address);
 
     /// The kernel's socket table.
     fn socket<N: Net>(&self, flow: &Flow<N>) -> Socket;

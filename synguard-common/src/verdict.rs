@@ -144,6 +144,56 @@ reasons! {
     SynAckSeen = "syn_ack_seen", Pass;
     /// A RST of the server for a half-open connection, which is thereby gone.
     ServerReset = "server_reset", Pass;
+
+    // `proxy` admission, in.
+    /// An ACK with a valid cookie, turned into the client's SYN for the server.
+    SpliceStarted = "splice_started", Pass;
+    /// The same again, because the server has not answered.
+    SpliceRetried = "splice_retried", Pass;
+    /// A segment of a connection whose server has not answered yet.
+    SplicePending = "splice_pending", Drop;
+    /// A segment of a spliced connection, translated for the server.
+    Translated = "translated", Pass;
+    /// A segment of a connection that the server was seen talking on.
+    FlowKnown = "flow_known", Pass;
+    /// An ACK with a valid cookie whose TCP checksum is wrong.
+    BadChecksum = "bad_checksum", Drop;
+    /// No room in the flow table for an ACK with a valid cookie.
+    FlowTableFull = "flow_table_full", Drop;
+    /// A segment of no known connection, so soon after the start that it may be an older one.
+    Settling = "settling", Pass;
+    /// A SYN that passes because the server's options are not known yet: its answer tells.
+    ProfileProbe = "profile_probe", Pass;
+    /// An ICMP error about a segment of a spliced connection, translated for the server.
+    IcmpTranslated = "icmp_translated", Pass;
+
+    // `proxy` admission, out.
+    /// The server's SYN-ACK for a pending connection: acknowledged in the client's name, and passed on
+    /// as a window update.
+    SpliceCompleted = "splice_completed", Pass;
+    /// The server refused a pending connection: its RST is passed on as one that the client accepts.
+    SpliceRefused = "splice_refused", Pass;
+    /// The server lacks an option that the client was promised: both are reset, and the option is
+    /// promised no more.
+    SpliceShort = "splice_short", Pass;
+    /// The server holds an older connection of the tuple: that one is reset, and the SYN sent again.
+    SpliceChallenged = "splice_challenged", Drop;
+    /// The kernel would not take the packet that was to complete or reset a pending connection.
+    SpliceFailed = "splice_failed", Drop;
+    /// A segment of a spliced connection, translated for the client.
+    TranslatedOut = "translated_out", Pass;
+    /// An ICMP error about a segment of a spliced connection, translated for the client.
+    IcmpTranslatedOut = "icmp_translated_out", Pass;
+    /// The server talks on a connection that was not known: entered.
+    FlowLearned = "flow_learned", Pass;
+
+    // `reset` admission.
+    /// The RST that a real client answers our SYN-ACK with: its source is verified from here on.
+    SourceVerified = "source_verified", Drop;
+    /// A SYN of a verified source.
+    SynVerified = "syn_verified", Pass;
+    /// A segment other than a SYN for a service of which only one direction may be seen.
+    Unchecked = "unchecked", Pass;
 }
 
 impl Reason {

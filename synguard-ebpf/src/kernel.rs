@@ -7,20 +7,22 @@ use aya_ebpf::{
 };
 use synguard_common::{
     abi::{
-        Address, AddressEntry, AdmissionBucket, EpochKey, HalfOpen, PortKey, STATE_CALM,
-        STATE_GUARDED, ServiceConfig, ServiceState, Tuple,
+        Address, AddressEntry, AdmissionBucket, EpochKey, HalfOpen, PortKey, Runtime, STATE_CALM,
+        STATE_GUARDED, ServiceConfig, ServiceState, TICKS_PER_SECOND, Tuple, VerifiedSource,
     },
     admit::{Admission, RequestAttributes},
     clock::Now,
     flow::{Flow, Net},
-    tables::{Bucket, Inserted, Socket, State, Tables},
+    profile::Profile,
+    tables::{Bucket, Inserted, LiveFlow, Socket, State, Tables},
     wire::ipv4,
 };
 
 use crate::{
     atomic, count, kfunc,
     maps::{
-        ADDRESSES, ADMISSIONS, CLOCK, HALF_OPEN, KEYS, PORTS, PREFIXES, RUNTIME, SERVICES, STATES,
+        ADDRESSES, ADMISSIONS, CLOCK, FLOW_COUNTS, FLOW_SCRATCH, FLOWS, HALF_OPEN, KEYS, PORTS,
+        PREFIXES, RUNTIME, SERVICES, STATES, VERIFIED,
     },
 };
 
@@ -110,6 +112,48 @@ impl State for StateRef {
                 let count = &raw mut (*self.0).guarded_count;
                 count.write_volatile(count.read_volatile().wrapping_add(1));
             }
+        }
+    }
+
+    #[inline(always)]
+    fn profile(self) -> Profile {
+        // SAFETY: as above.
+        Profile(unsafe { (&raw const (*self.0).profile).read_volatile() })
+    }
+
+    #[inline(always)]
+    fn set_profile(self, profile: Profile) {
+        // SAFETY: as above.
+        unsafe { (&raw mut (*self.0).profile).write_volatile(profile.0) };
+    }
+
+    #[inline(always)]
+    fn withheld(self) -> (u32, u32) {
+        // SAFETY: as above.
+        unsafe {
+            (
+                (&raw const (*self.0).withheld).read_volatile(),
+                (&raw const (*self.0).withheld_at).read_volatile(),
+            )
+        }
+    }
+
+    #[inline(always)]
+    fn withhold(self, options: u32, tick: u32) {
+        // SAFETY: as above.
+        unsafe {
+            (&raw mut (*self.0).withheld_at).write_volatile(tick);
+            (&raw mut (*self.0).withheld).write_volatile(options);
+        }
+    }
+
+    #[inline(always)]
+    fn claim_probe(self, tick: u32) -> bool {
+        // SAFETY: as above. Only one CPU's exchange succeeds.
+        unsafe {
+            let at = (&raw const (*self.0).probed_at).read_volatile();
+            tick.wrapping_sub(at) >= TICKS_PER_SECOND
+                && atomic::compare_exchange(&raw mut (*self.0).probed_at, at, tick)
         }
     }
 }
@@ -223,6 +267,11 @@ fn prefix(address: &Address) -> Option<&'static AddressEntry> {
     PREFIXES.get(&key.1)
 }
 
+#[inline(always)]
+fn runtime() -> Option<&'static Runtime> {
+    RUNTIME.get(0)
+}
+
 impl<C> Tables for Kernel<C> {
     type State<'a>
         = StateRef
@@ -230,6 +279,10 @@ impl<C> Tables for Kernel<C> {
         C: 'a;
     type Bucket<'a>
         = BucketRef
+    where
+        C: 'a;
+    type Live<'a>
+        = &'static LiveFlow
     where
         C: 'a;
 
@@ -324,6 +377,81 @@ impl<C> Tables for Kernel<C> {
             (&raw mut (*entry).confirmed).write_volatile(1);
         }
         true
+    }
+
+    #[inline(always)]
+    fn flow(&self, tuple: &Tuple) -> Option<&'static LiveFlow> {
+        // SAFETY: a live map value of the same layout, whose words are read and written whole. The
+        // map may give it to another tuple while we look, which costs at most this one packet.
+        FLOWS.get_ptr(tuple).map(|flow| unsafe { &*flow.cast() })
+    }
+
+    #[inline(always)]
+    fn flow_scratch(&self) -> Option<&'static LiveFlow> {
+        // SAFETY: as above; this CPU's alone.
+        FLOW_SCRATCH.get_ptr(0).map(|flow| unsafe { &*flow.cast() })
+    }
+
+    #[inline(always)]
+    fn flow_insert(&self, tuple: &Tuple, new: bool) -> bool {
+        let Some(scratch) = FLOW_SCRATCH.get_ptr(0) else {
+            return false;
+        };
+        // SAFETY: a live map value, this CPU's alone.
+        if FLOWS.insert(tuple, unsafe { &*scratch }, 0).is_err() {
+            return false;
+        }
+        if new && let Some(counts) = FLOW_COUNTS.get_ptr_mut(0) {
+            // SAFETY: this CPU's value.
+            unsafe { (*counts).created += 1 };
+        }
+        true
+    }
+
+    #[inline(always)]
+    fn tick(&self) -> u32 {
+        CLOCK.get(0).map_or(0, |clock| clock.tick)
+    }
+
+    #[inline(always)]
+    fn forwards(&self) -> bool {
+        runtime().is_some_and(|runtime| runtime.forwards != 0)
+    }
+
+    #[inline(always)]
+    fn generic(&self) -> bool {
+        runtime().is_some_and(|runtime| runtime.generic != 0)
+    }
+
+    #[inline(always)]
+    fn settled_at(&self) -> u32 {
+        runtime().map_or(0, |runtime| runtime.settled_at)
+    }
+
+    #[inline(always)]
+    fn is_verified(&self, source: &Address) -> bool {
+        let (Some(entry), Some(runtime)) = (VERIFIED.get_ptr(source), runtime()) else {
+            return false;
+        };
+        // SAFETY: a live map value.
+        let since = unsafe { (&raw const (*entry).since).read_volatile() };
+        self.tick().wrapping_sub(since) < runtime.verified_ticks
+    }
+
+    #[inline(always)]
+    fn verify(&self, source: &Address) {
+        let entry = VerifiedSource {
+            since: self.tick(),
+            pad: 0,
+        };
+        let new = VERIFIED.get_ptr(source).is_none();
+        if VERIFIED.insert(source, &entry, 0).is_ok()
+            && new
+            && let Some(counts) = FLOW_COUNTS.get_ptr_mut(0)
+        {
+            // SAFETY: this CPU's value.
+            unsafe { (*counts).verified += 1 };
+        }
     }
 
     #[inline(always)]

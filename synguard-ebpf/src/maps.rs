@@ -3,11 +3,12 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, HashMap, LpmTrie, PerCpuArray},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, Queue},
 };
 use synguard_common::abi::{
-    ADMISSION_BUCKETS, Address, AddressEntry, AdmissionBucket, Clock, EpochKey, HalfOpen,
-    KEY_SLOTS, PortEntry, PortKey, Runtime, ServiceConfig, ServiceState, ServiceStats, Tuple,
+    ADMISSION_BUCKETS, Address, AddressEntry, AdmissionBucket, Clock, ERRAND_SLOTS, EpochKey,
+    Errand, FlowCounts, FlowEntry, HalfOpen, KEY_SLOTS, PortEntry, PortKey, Runtime, ServiceConfig,
+    ServiceState, ServiceStats, Sweep, Tuple, VerifiedSource,
 };
 use synguard_common::options::Scanner;
 
@@ -70,3 +71,31 @@ pub static ADMISSIONS: Array<AdmissionBucket> = Array::with_max_entries(ADMISSIO
 /// within one packet.
 #[map]
 pub static SCANNER: PerCpuArray<Scanner> = PerCpuArray::with_max_entries(1, 0);
+
+/// Connection of a proxied service → its state. Written by `synguard_in` and `synguard_out`, removed
+/// by `synguard_sweep`; the least recently used ones go when it is full. Set at load.
+#[map]
+pub static FLOWS: LruHashMap<Tuple, FlowEntry> = LruHashMap::with_max_entries(131_072, 0);
+
+/// 0 → an entry of `FLOWS` in the making. Written and read by `synguard_in` and `synguard_out` within
+/// one packet.
+#[map]
+pub static FLOW_SCRATCH: PerCpuArray<FlowEntry> = PerCpuArray::with_max_entries(1, 0);
+
+/// 0 → how many flows and verified sources were entered. Written by `synguard_in` and `synguard_out`,
+/// read by the daemon.
+#[map]
+pub static FLOW_COUNTS: PerCpuArray<FlowCounts> = PerCpuArray::with_max_entries(1, 0);
+
+/// Address that answered a cookie with RST → since when. Written and read by `synguard_in`; the least
+/// recently used ones go when it is full. Set at load.
+#[map]
+pub static VERIFIED: LruHashMap<Address, VerifiedSource> = LruHashMap::with_max_entries(65536, 0);
+
+/// What the daemon is to do for flows. Filled by `synguard_sweep`, emptied by the daemon.
+#[map]
+pub static ERRANDS: Queue<Errand> = Queue::with_max_entries(ERRAND_SLOTS, 0);
+
+/// 0 → what the last sweep found. Written by `synguard_sweep`, read by the daemon.
+#[map]
+pub static SWEEP: Array<Sweep> = Array::with_max_entries(1, 0);

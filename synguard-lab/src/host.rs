@@ -8,14 +8,15 @@ use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, HashMap, HashSet},
     net::{IpAddr, SocketAddr},
+    rc::Rc,
 };
 
 use anyhow::{Context as _, Result};
 use synguard_common::{
     abi::{
         ADMISSION_BUCKETS, ADMISSION_LOCAL, ADMISSION_WAYS, Address, AddressEntry, EpochKey,
-        HalfOpen, KEY_SLOTS, MODE_ADAPTIVE, PortKey, STATE_CALM, STATE_GUARDED, ServiceConfig,
-        ServiceState, Tuple,
+        FlowEntry, HalfOpen, KEY_SLOTS, MODE_ADAPTIVE, PortKey, STATE_CALM, STATE_GUARDED,
+        ServiceConfig, ServiceState, TICKS_PER_SECOND, Tuple,
     },
     admit::{Admission, RequestAttributes, admit},
     clock::Now,
@@ -23,7 +24,8 @@ use synguard_common::{
     flow::{Flow, Net},
     ingress::ingress,
     packet::Frame,
-    tables::{Bucket, Inserted, Socket, State, Tables, Verdict},
+    profile::Profile,
+    tables::{Bucket, Inserted, LiveFlow, Socket, State, Tables, Verdict},
     wire::ipv6,
 };
 
@@ -39,7 +41,10 @@ const EMPTY: ServiceConfig = ServiceConfig {
     admission: 0,
     rcv_wscale: 0,
     ttl: 0,
-    pad: [0; 2],
+    learns: 0,
+    pad: 0,
+    mss: 0,
+    pad2: 0,
 };
 
 /// A service as most tests want it: adaptive, admitted locally, everything offered.
@@ -51,7 +56,10 @@ pub const SERVICE: ServiceConfig = ServiceConfig {
     admission: ADMISSION_LOCAL,
     rcv_wscale: 7,
     ttl: 64,
-    pad: [0; 2],
+    learns: 0,
+    pad: 0,
+    mss: 0,
+    pad2: 0,
 };
 
 /// The key of `(bits, address)` in `PREFIXES`.
@@ -76,6 +84,16 @@ pub struct HostTables {
     listeners: HashSet<(bool, Address, u16)>,
     assigned: RefCell<Vec<RequestAttributes>>,
     round_trips: RefCell<Vec<(u16, u32)>>,
+    flows: RefCell<HashMap<Tuple, Rc<LiveFlow>>>,
+    flow_room: usize,
+    flow_scratch: Rc<LiveFlow>,
+    flows_created: Cell<u64>,
+    verified: RefCell<HashMap<Address, u32>>,
+    tick: Cell<u32>,
+    forwards: Cell<bool>,
+    generic: Cell<bool>,
+    settled_at: Cell<u32>,
+    verified_ticks: Cell<u32>,
 }
 
 impl Default for HostTables {
@@ -97,6 +115,16 @@ impl Default for HostTables {
             listeners: HashSet::new(),
             assigned: RefCell::default(),
             round_trips: RefCell::default(),
+            flows: RefCell::default(),
+            flow_room: usize::MAX,
+            flow_scratch: Rc::default(),
+            flows_created: Cell::new(0),
+            verified: RefCell::default(),
+            tick: Cell::new(0),
+            forwards: Cell::new(false),
+            generic: Cell::new(false),
+            settled_at: Cell::new(0),
+            verified_ticks: Cell::new(u32::MAX),
         }
     }
 }
@@ -174,6 +202,11 @@ impl HostTables {
         }
     }
 
+    /// Room in the flow table.
+    pub fn flow_room(self, flow_room: usize) -> Self {
+        Self { flow_room, ..self }
+    }
+
     /// The seed of `ADMISSIONS`.
     pub fn seed(self, seed: u64) -> Self {
         Self { seed, ..self }
@@ -246,9 +279,45 @@ impl HostTables {
         }
     }
 
-    /// Empties the half-open table and sets every service calm, without grace.
+    /// Sets [`synguard_common::abi::Clock::tick`].
+    pub fn set_tick(&self, tick: u32) {
+        self.tick.set(tick);
+    }
+
+    /// Sets [`synguard_common::abi::Runtime::forwards`], `generic` and `settled_at`.
+    pub fn set_runtime(&self, forwards: bool, generic: bool, settled_at: u32) {
+        self.forwards.set(forwards);
+        self.generic.set(generic);
+        self.settled_at.set(settled_at);
+    }
+
+    /// Sets [`synguard_common::abi::Runtime::verified_ticks`].
+    pub fn set_verified_ticks(&self, ticks: u32) {
+        self.verified_ticks.set(ticks);
+    }
+
+    /// Enters a flow.
+    pub fn enter_flow(&self, key: Tuple, entry: &FlowEntry) {
+        self.flows.borrow_mut().insert(key, Rc::new(live(entry)));
+    }
+
+    /// Enters a verified source.
+    pub fn enter_verified(&self, source: Address, since: u32) {
+        self.verified.borrow_mut().insert(source, since);
+    }
+
+    /// Sets what a service's servers were seen to offer.
+    pub fn set_profile(&self, number: u16, profile: Profile) {
+        if let Some(slot) = self.states.get(usize::from(number)) {
+            StateRef(slot).set_profile(profile);
+        }
+    }
+
+    /// Empties the half-open table, the flow table and the verified sources, and sets every service calm, without grace.
     pub fn reset_states(&self) {
         self.half_open.borrow_mut().clear();
+        self.flows.borrow_mut().clear();
+        self.verified.borrow_mut().clear();
         for state in &self.states {
             state.take();
         }
@@ -294,6 +363,20 @@ impl HostTables {
     /// `HALF_OPEN`.
     pub fn half_open_entries(&self) -> HashMap<Tuple, HalfOpen> {
         self.half_open.borrow().clone()
+    }
+
+    /// `FLOWS`.
+    pub fn flow_entries(&self) -> HashMap<Tuple, FlowEntry> {
+        let flows = self.flows.borrow();
+        flows
+            .iter()
+            .map(|(key, live)| (*key, flow_entry(live)))
+            .collect()
+    }
+
+    /// `VERIFIED`: source and tick.
+    pub fn verified_sources(&self) -> HashMap<Address, u32> {
+        self.verified.borrow().clone()
     }
 
     /// What [`Admission::assign`] was given since the last call.
@@ -372,6 +455,42 @@ impl State for StateRef<'_> {
             });
         }
     }
+
+    fn profile(self) -> Profile {
+        Profile(self.0.get().profile)
+    }
+
+    fn set_profile(self, profile: Profile) {
+        self.0.set(ServiceState {
+            profile: profile.0,
+            ..self.0.get()
+        });
+    }
+
+    fn withheld(self) -> (u32, u32) {
+        let state = self.0.get();
+        (state.withheld, state.withheld_at)
+    }
+
+    fn withhold(self, options: u32, tick: u32) {
+        self.0.set(ServiceState {
+            withheld: options,
+            withheld_at: tick,
+            ..self.0.get()
+        });
+    }
+
+    fn claim_probe(self, tick: u32) -> bool {
+        let state = self.0.get();
+        if tick.wrapping_sub(state.probed_at) < TICKS_PER_SECOND {
+            return false;
+        }
+        self.0.set(ServiceState {
+            probed_at: tick,
+            ..state
+        });
+        true
+    }
 }
 
 /// A bucket of `ADMISSIONS`.
@@ -395,6 +514,10 @@ impl<'t> Tables for &'t HostTables {
         't: 'a;
     type Bucket<'a>
         = BucketRef<'a>
+    where
+        't: 'a;
+    type Live<'a>
+        = Rc<LiveFlow>
     where
         't: 'a;
 
@@ -475,6 +598,52 @@ impl<'t> Tables for &'t HostTables {
         true
     }
 
+    fn flow(&self, tuple: &Tuple) -> Option<Rc<LiveFlow>> {
+        self.flows.borrow().get(tuple).cloned()
+    }
+
+    fn flow_scratch(&self) -> Option<Rc<LiveFlow>> {
+        Some(Rc::clone(&self.flow_scratch))
+    }
+
+    fn flow_insert(&self, tuple: &Tuple, new: bool) -> bool {
+        let mut flows = self.flows.borrow_mut();
+        if !flows.contains_key(tuple) && flows.len() >= self.flow_room {
+            return false;
+        }
+        flows.insert(*tuple, Rc::new(live(&flow_entry(&self.flow_scratch))));
+        self.flows_created
+            .set(self.flows_created.get() + u64::from(new));
+        true
+    }
+
+    fn tick(&self) -> u32 {
+        self.tick.get()
+    }
+
+    fn forwards(&self) -> bool {
+        self.forwards.get()
+    }
+
+    fn generic(&self) -> bool {
+        self.generic.get()
+    }
+
+    fn settled_at(&self) -> u32 {
+        self.settled_at.get()
+    }
+
+    fn is_verified(&self, source: &Address) -> bool {
+        self.verified
+            .borrow()
+            .get(source)
+            .is_some_and(|since| self.tick.get().wrapping_sub(*since) < self.verified_ticks.get())
+    }
+
+    fn verify(&self, source: &Address) {
+        self.verified.borrow_mut().insert(*source, self.tick.get());
+    }
+
     fn socket<N: Net>(&self, flow: &Flow<N>) -> Socket {
         let v6 = N::HEADER == ipv6::HEADER;
         if let Some(socket) = self.sockets.borrow().get(&(v6, flow.tuple())) {
@@ -500,6 +669,67 @@ impl Admission for &HostTables {
     fn round_trip(&self, service: u16, ms: u32) {
         self.round_trips.borrow_mut().push((service, ms));
     }
+}
+
+/// A live entry with these contents.
+pub fn live(entry: &FlowEntry) -> LiveFlow {
+    let live = LiveFlow::default();
+    live.delta.set(entry.delta);
+    live.ts_delta.set(entry.ts_delta);
+    live.cookie.set(entry.cookie);
+    live.client_isn.set(entry.client_isn);
+    live.server_next.set(entry.server_next);
+    live.server_ack.set(entry.server_ack);
+    live.client_tsval.set(entry.client_tsval);
+    live.seen_at.set(entry.seen_at);
+    live.sent_at.set(entry.sent_at);
+    live.window.set(entry.window);
+    live.mss.set(entry.mss);
+    live.service.set(entry.service);
+    live.state.set(entry.state);
+    live.closing.set(entry.closing);
+    live.options.set(entry.options);
+    live.client_scale.set(entry.client_scale);
+    live.promised_scale.set(entry.promised_scale);
+    live.server_scale.set(entry.server_scale);
+    live.tries.set(entry.tries);
+    live.link_len.set(entry.link_len);
+    for (word, bytes) in live.link.iter().zip(entry.link.as_chunks::<4>().0) {
+        word.set(u32::from_ne_bytes(*bytes));
+    }
+    live
+}
+
+/// The contents of a live entry.
+pub fn flow_entry(live: &LiveFlow) -> FlowEntry {
+    let mut entry = FlowEntry {
+        delta: live.delta.get(),
+        ts_delta: live.ts_delta.get(),
+        cookie: live.cookie.get(),
+        client_isn: live.client_isn.get(),
+        server_next: live.server_next.get(),
+        server_ack: live.server_ack.get(),
+        client_tsval: live.client_tsval.get(),
+        seen_at: live.seen_at.get(),
+        sent_at: live.sent_at.get(),
+        window: live.window.get(),
+        mss: live.mss.get(),
+        service: live.service.get(),
+        state: live.state.get(),
+        closing: live.closing.get(),
+        options: live.options.get(),
+        client_scale: live.client_scale.get(),
+        promised_scale: live.promised_scale.get(),
+        server_scale: live.server_scale.get(),
+        tries: live.tries.get(),
+        link_len: live.link_len.get(),
+        pad: 0,
+        link: [0; _],
+    };
+    for (bytes, word) in entry.link.as_chunks_mut::<4>().0.iter_mut().zip(&live.link) {
+        *bytes = word.get().to_ne_bytes();
+    }
+    entry
 }
 
 /// Whether the first `bits` of both are equal.

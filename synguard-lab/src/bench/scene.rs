@@ -51,7 +51,10 @@ const CONFIG: ServiceConfig = ServiceConfig {
     admission: ADMISSION_LOCAL,
     rcv_wscale: 7,
     ttl: 64,
-    pad: [0; 2],
+    learns: 0,
+    pad: 0,
+    mss: 0,
+    pad2: 0,
 };
 
 /// The state of the service on a path.
@@ -138,6 +141,8 @@ impl Scene {
             .set(
                 0,
                 Wire(Clock {
+                    tick: 0,
+                    pad: 0,
                     wall_offset: offset,
                 }),
                 0,

@@ -486,6 +486,8 @@ impl Guard {
             .rotate(&mut maps.keys, offset.moment().epoch())
             .context("cannot write map KEYS")?;
         let clock = Clock {
+            tick: 0,
+            pad: 0,
             wall_offset: offset.0,
         };
         maps.clock

@@ -98,7 +98,10 @@ impl Running {
             },
             rcv_wscale: profile.rcv_wscale,
             ttl: profile.ttl,
-            pad: [0; 2],
+            learns: 0,
+            pad: 0,
+            mss: 0,
+            pad2: 0,
         }
     }
 

@@ -134,7 +134,10 @@ const NO_SERVICE: ServiceConfig = ServiceConfig {
     admission: synguard_common::abi::ADMISSION_NONE,
     rcv_wscale: 0,
     ttl: 0,
-    pad: [0; 2],
+    learns: 0,
+    pad: 0,
+    mss: 0,
+    pad2: 0,
 };
 
 impl Sink for Maps {

@@ -24,6 +24,11 @@ pub struct SharedState {
     guarded_count: AtomicU32,
     guarded_at: AtomicU64,
     grace_until: AtomicU64,
+    profile: AtomicU64,
+    withheld: AtomicU32,
+    withheld_at: AtomicU32,
+    probed_at: AtomicU32,
+    pad: AtomicU32,
 }
 
 const _: () = {
@@ -34,6 +39,10 @@ const _: () = {
     assert!(offset_of!(SharedState, guarded_count) == offset_of!(ServiceState, guarded_count));
     assert!(offset_of!(SharedState, guarded_at) == offset_of!(ServiceState, guarded_at));
     assert!(offset_of!(SharedState, grace_until) == offset_of!(ServiceState, grace_until));
+    assert!(offset_of!(SharedState, profile) == offset_of!(ServiceState, profile));
+    assert!(offset_of!(SharedState, withheld) == offset_of!(ServiceState, withheld));
+    assert!(offset_of!(SharedState, withheld_at) == offset_of!(ServiceState, withheld_at));
+    assert!(offset_of!(SharedState, probed_at) == offset_of!(ServiceState, probed_at));
 };
 
 impl SharedState {
@@ -45,6 +54,11 @@ impl SharedState {
             guarded_count: self.guarded_count.load(Ordering::Relaxed),
             guarded_at: self.guarded_at.load(Ordering::Relaxed),
             grace_until: self.grace_until.load(Ordering::Relaxed),
+            profile: self.profile.load(Ordering::Relaxed),
+            withheld: self.withheld.load(Ordering::Relaxed),
+            withheld_at: self.withheld_at.load(Ordering::Relaxed),
+            probed_at: self.probed_at.load(Ordering::Relaxed),
+            pad: 0,
         }
     }
 
@@ -93,6 +107,10 @@ impl SharedState {
         self.guarded_count.store(0, Ordering::Relaxed);
         self.guarded_at.store(0, Ordering::Relaxed);
         self.grace_until.store(0, Ordering::Relaxed);
+        self.profile.store(0, Ordering::Relaxed);
+        self.withheld.store(0, Ordering::Relaxed);
+        self.withheld_at.store(0, Ordering::Relaxed);
+        self.probed_at.store(0, Ordering::Relaxed);
     }
 }
 

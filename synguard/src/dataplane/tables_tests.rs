@@ -20,7 +20,10 @@ fn config(mode: u8) -> ServiceConfig {
         admission: 1,
         rcv_wscale: 7,
         ttl: 64,
-        pad: [0; 2],
+        learns: 0,
+        pad: 0,
+        mss: 0,
+        pad2: 0,
     }
 }
 

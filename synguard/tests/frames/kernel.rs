@@ -370,7 +370,10 @@ impl Side for KernelSide {
 
     fn set_wall(&mut self, wall: u64) -> Result<()> {
         let wall_offset = wall.wrapping_sub(monotonic());
-        let clock = Clock { wall_offset };
+        let clock = Clock {
+            wall_offset,
+            ..Clock::default()
+        };
         self.dataplane.maps.clock.set(0, Layout(clock), 0)?;
         self.host.set_wall_offset(wall_offset);
         Ok(())

@@ -1,0 +1,222 @@
+//! What a service's servers offer: learned from their own SYN-ACKs, promised in ours.
+//!
+//! A client that we answer must be promised nothing that the server behind will not keep, because
+//! the server hears of the connection only later. So we look at its answers to SYNs that passed
+//! while the service was calm. An option it was seen to agree to is promised from then on; the
+//! least MSS and window scale seen are what counts. An option that it fell short of, after it had
+//! been promised, is not promised again for [`WITHHELD_TICKS`], whatever is seen: behind one
+//! address there may be several servers that differ.
+//!
+//! Not having been seen to agree says nothing, since the client may not have asked. So nothing is
+//! ever learned from an option's absence but by that shortfall.
+
+use crate::{
+    abi::{
+        OFFER_ECN, OFFER_SACK, OFFER_TIMESTAMPS, OFFER_WINDOW_SCALE, ServiceConfig,
+        TICKS_PER_SECOND,
+    },
+    options::Options,
+};
+
+/// For how long an option is withheld after a shortfall: ten minutes.
+pub const WITHHELD_TICKS: u32 = 600 * TICKS_PER_SECOND;
+
+/// The options that a probing SYN must ask for, so that its answer tells everything.
+pub const ALL_OFFERS: u32 = OFFER_TIMESTAMPS | OFFER_SACK | OFFER_WINDOW_SCALE;
+
+/// One word, so that it is written and read at once.
+///
+/// ```text
+///   63     33  32  31        16 15      8 7        0
+///  +---------+----+------------+---------+----------+
+///  |  zero   | it |    MSS     |  scale  | OFFER_*  |
+///  +---------+----+------------+---------+----------+
+/// ```
+///
+/// "it": anything was learned at all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Profile(pub u64);
+
+impl Profile {
+    const LEARNED: u64 = 1 << 32;
+
+    /// Whether any SYN-ACK was seen.
+    #[inline(always)]
+    pub const fn learned(self) -> bool {
+        self.0 & Self::LEARNED != 0
+    }
+
+    /// `OFFER_*` bits that were seen.
+    #[inline(always)]
+    pub const fn offers(self) -> u32 {
+        self.0 as u32 & 0xff
+    }
+
+    /// Least window scale that was seen; 0 where none was.
+    #[inline(always)]
+    pub const fn window_scale(self) -> u8 {
+        (self.0 >> 8) as u8
+    }
+
+    /// Least MSS that was seen, bytes; 0 where none was.
+    #[inline(always)]
+    pub const fn mss(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
+
+    /// With another SYN-ACK taken into account. `withheld` are the options not to be learned now.
+    #[inline(always)]
+    #[must_use]
+    pub const fn learn(self, seen: &Options, withheld: u32) -> Self {
+        let new = seen.present & !withheld & (ALL_OFFERS | OFFER_ECN);
+        let offers = self.offers() | new;
+        let scale = match (
+            self.offers() & OFFER_WINDOW_SCALE != 0,
+            new & OFFER_WINDOW_SCALE != 0,
+        ) {
+            (true, true) => min(self.window_scale(), seen.window_scale),
+            (false, true) => seen.window_scale,
+            _ => self.window_scale(),
+        };
+        let mss = match (self.mss(), seen.mss) {
+            (0, mss) | (mss, 0) => mss,
+            (known, mss) => {
+                if mss < known {
+                    mss
+                } else {
+                    known
+                }
+            }
+        };
+        Self(Self::LEARNED | ((mss as u64) << 16) | ((scale as u64) << 8) | offers as u64)
+    }
+
+    /// Without the options that a server fell short of.
+    #[inline(always)]
+    #[must_use]
+    pub const fn without(self, options: u32) -> Self {
+        Self(self.0 & !(options as u64 & 0xff))
+    }
+}
+
+#[inline(always)]
+const fn min(a: u8, b: u8) -> u8 {
+    if a < b { a } else { b }
+}
+
+/// What a SYN-ACK of ours offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// `OFFER_*` bits.
+    pub offers: u32,
+    /// Window scale.
+    pub scale: u8,
+    /// Largest MSS, bytes; 0 where only the MTU limits it.
+    pub mss: u16,
+}
+
+impl Offer {
+    /// By the configuration, and where that says so by what was learned.
+    #[inline(always)]
+    pub const fn of(config: &ServiceConfig, profile: Profile) -> Self {
+        if config.learns == 0 {
+            return Self {
+                offers: config.offers,
+                scale: config.rcv_wscale,
+                mss: config.mss,
+            };
+        }
+        let mss = match (config.mss, profile.mss()) {
+            (0, mss) | (mss, 0) => mss,
+            (a, b) => {
+                if a < b {
+                    a
+                } else {
+                    b
+                }
+            }
+        };
+        Self {
+            offers: config.offers & profile.offers(),
+            scale: profile.window_scale(),
+            mss,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(present: u32, mss: u16, window_scale: u8) -> Options {
+        Options {
+            present,
+            mss,
+            window_scale,
+            ..Options::default()
+        }
+    }
+
+    #[test]
+    fn options_add_up_and_sizes_go_down() {
+        let first = Profile::default().learn(&seen(OFFER_SACK, 1460, 0), 0);
+        assert!(!Profile::default().learned() && first.learned());
+        assert_eq!((first.offers(), first.mss()), (OFFER_SACK, 1460));
+        let second = first.learn(
+            &seen(OFFER_WINDOW_SCALE | OFFER_TIMESTAMPS, 1400, 9),
+            OFFER_TIMESTAMPS,
+        );
+        assert_eq!(second.offers(), OFFER_SACK | OFFER_WINDOW_SCALE);
+        assert_eq!((second.mss(), second.window_scale()), (1400, 9));
+        let third = second.learn(&seen(OFFER_WINDOW_SCALE, 1440, 7), 0);
+        assert_eq!((third.mss(), third.window_scale()), (1400, 7));
+        // A client that did not ask for scaling.
+        let fourth = third.learn(&seen(0, 536, 0), 0);
+        assert_eq!(
+            (fourth.offers(), fourth.window_scale()),
+            (third.offers(), 7)
+        );
+        assert_eq!(fourth.without(OFFER_SACK).offers(), OFFER_WINDOW_SCALE);
+        assert!(fourth.without(0xff).learned());
+    }
+
+    #[test]
+    fn the_configuration_limits_or_decides() {
+        let profile = Profile::default().learn(&seen(ALL_OFFERS, 1460, 7), 0);
+        let config = ServiceConfig {
+            high: 1,
+            offers: OFFER_SACK | OFFER_WINDOW_SCALE,
+            window: 0,
+            mode: 0,
+            admission: 2,
+            rcv_wscale: 3,
+            ttl: 64,
+            learns: 1,
+            pad: 0,
+            mss: 1400,
+            pad2: 0,
+        };
+        let offer = Offer::of(&config, profile);
+        assert_eq!(
+            offer,
+            Offer {
+                offers: OFFER_SACK | OFFER_WINDOW_SCALE,
+                scale: 7,
+                mss: 1400
+            }
+        );
+        assert_eq!(Offer::of(&config, Profile::default()).offers, 0);
+        let fixed = ServiceConfig {
+            learns: 0,
+            ..config
+        };
+        assert_eq!(
+            Offer::of(&fixed, Profile::default()),
+            Offer {
+                offers: OFFER_SACK | OFFER_WINDOW_SCALE,
+                scale: 3,
+                mss: 1400
+            }
+        );
+    }
+}
