@@ -12,11 +12,11 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::{Mutex, PoisonError},
+    sync::Mutex,
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use aya::programs::xdp::XdpLink;
 use synguard_lab_ebpf::FloodSources;
 
@@ -48,7 +48,7 @@ pub const FLOOD_V6: (Ipv6Addr, u8) = (Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0, 0)
 const MORE_CLIENTS: u8 = 32;
 
 /// How long the client's end gathers packets. Its ring of 256 frames takes five million a second.
-const MODERATION: Duration = Duration::from_micros(50);
+pub(crate) const MODERATION: Duration = Duration::from_micros(50);
 
 /// How an [`Edge`] is built.
 #[derive(Clone, Debug)]
@@ -99,8 +99,7 @@ impl Edge {
         let server = Netns::create("server")?;
         prepare(&client)?;
         prepare(&server)?;
-        client.set_sysctl("net.ipv4.ip_local_port_range", "1024 65535")?;
-        client.set_sysctl("net.ipv4.tcp_tw_reuse", 1)?;
+        prepare_client(&client)?;
 
         let [client_end, server_end] = link::veth(
             &client,
@@ -216,21 +215,18 @@ impl Edge {
 
     /// Starts a flood from the client's end.
     pub fn flood(&self, spec: FloodSpec) -> Result<Flood> {
-        let frame = spec.template(self)?;
-        let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
-        programs.set_flood(frame)?;
-        let program = programs
-            .program("lab_flood")?
-            .fd()?
-            .try_clone()
-            .context("cannot share lab_flood")?;
-        let counters = programs.counters()?;
-        Flood::start(&self.client_end, program, counters, frame, spec)
+        Flood::launch(
+            &self.programs,
+            &self.client_end,
+            self.options.vlans.len(),
+            |from, to| self.frame(from, to),
+            spec,
+        )
     }
 }
 
-/// Settings that both namespaces share.
-fn prepare(ns: &Netns) -> Result<()> {
+/// Settings that all namespaces share.
+pub(crate) fn prepare(ns: &Netns) -> Result<()> {
     for (name, value) in [
         ("net.ipv4.conf.all.rp_filter", 0),
         ("net.ipv4.conf.default.rp_filter", 0),
@@ -245,11 +241,19 @@ fn prepare(ns: &Netns) -> Result<()> {
     Ok(())
 }
 
-fn prefix_of(address: IpAddr) -> u8 {
+/// Settings of a namespace that many short connections come from.
+pub(crate) fn prepare_client(ns: &Netns) -> Result<()> {
+    ns.set_sysctl("net.ipv4.ip_local_port_range", "1024 65535")?;
+    ns.set_sysctl("net.ipv4.tcp_tw_reuse", 1)
+}
+
+/// Length of the prefix of a wire's addresses.
+pub(crate) fn prefix_of(address: IpAddr) -> u8 {
     if address.is_ipv4() { 24 } else { 64 }
 }
 
-fn client_addresses() -> impl Iterator<Item = IpAddr> {
+/// All addresses of the client.
+pub(crate) fn client_addresses() -> impl Iterator<Item = IpAddr> {
     let more = (0..MORE_CLIENTS).flat_map(|n| {
         let v4 = Ipv4Addr::new(10, 77, 0, 32 + n);
         let v6 = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0x32 + u16::from(n));
@@ -260,7 +264,8 @@ fn client_addresses() -> impl Iterator<Item = IpAddr> {
         .chain(more)
 }
 
-fn flood_sources() -> FloodSources {
+/// Where floods come from, for `lab_peer`.
+pub(crate) fn flood_sources() -> FloodSources {
     let v4_mask = u32::MAX << (32 - FLOOD_V4.1);
     let v6_mask = u64::MAX << (64 - FLOOD_V6.1);
     let mut v6 = [0; 8];

@@ -4,7 +4,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::AsFd as _,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
@@ -17,11 +17,11 @@ use synguard_lab_ebpf::{FRAME_MAX, Flood as Template};
 
 use crate::{
     cpu,
-    edge::{Edge, FLOOD_V4, FLOOD_V6},
-    frame::{TcpOption, flags, sum},
+    edge::{FLOOD_V4, FLOOD_V6},
+    frame::{Frame, TcpOption, flags, sum},
     link::End,
     live,
-    programs::CounterReader,
+    programs::{CounterReader, Programs},
 };
 
 /// Which packets a flood consists of.
@@ -144,8 +144,13 @@ impl FloodSpec {
         }
     }
 
-    /// The frame with zeroes for what varies, and the sums over it.
-    pub(crate) fn template(&self, edge: &Edge) -> Result<Template> {
+    /// The frame with zeroes for what varies, and the sums over it. `frame` makes one for a wire with
+    /// so many tags.
+    fn template(
+        &self,
+        tags: usize,
+        frame: impl FnOnce(SocketAddr, SocketAddr) -> Frame,
+    ) -> Result<Template> {
         let (source, source_random, port, port_random) = self.source()?;
         let options = match self.options {
             Options::None => Vec::new(),
@@ -154,13 +159,12 @@ impl FloodSpec {
                 vec![TcpOption::Nop, TcpOption::Nop, TcpOption::Timestamps(0, 0)]
             }
         };
-        let mut bytes = edge
-            .frame(SocketAddr::new(source, port), self.target)
+        let mut bytes = frame(SocketAddr::new(source, port), self.target)
             .flags(0)
             .options(options)
             .build();
 
-        let l3 = 14 + 4 * edge.vlans().len();
+        let l3 = 14 + 4 * tags;
         let v4 = source.is_ipv4();
         let l4 = l3 + if v4 { 20 } else { 40 };
         // What the program fills in: source address and port, and both checksums.
@@ -275,7 +279,27 @@ struct Shared {
 }
 
 impl Flood {
-    pub(crate) fn start(
+    /// Starts a flood from `end`, on a wire with so many tags for which `frame` makes frames.
+    pub(crate) fn launch(
+        programs: &Mutex<Programs>,
+        end: &End,
+        tags: usize,
+        frame: impl FnOnce(SocketAddr, SocketAddr) -> Frame,
+        spec: FloodSpec,
+    ) -> Result<Self> {
+        let template = spec.template(tags, frame)?;
+        let mut programs = programs.lock().unwrap_or_else(PoisonError::into_inner);
+        programs.set_flood(template)?;
+        let program = programs
+            .program("lab_flood")?
+            .fd()?
+            .try_clone()
+            .context("cannot share lab_flood")?;
+        let counters = programs.counters()?;
+        Self::start(end, program, counters, template, spec)
+    }
+
+    fn start(
         end: &End,
         program: ProgramFd,
         counters: CounterReader,

@@ -34,6 +34,7 @@
 //! |---|---|
 //! | namespaces: `run`, `thread`, `set_sysctl`, `netlink` | [`netns::Netns`] |
 //! | the topology of a client and a server, its addresses and counters | [`edge::Edge`] |
+//! | an edge that forwards: routed, bridged, translating, asymmetric | [`topology::Forwarding`] |
 //! | veth pairs and VLAN devices for other topologies | [`link`] |
 //! | frames by the byte, and reading answers | [`frame::Frame`], [`frame::describe`] |
 //! | sending and seeing frames on a wire | [`wire::Wire`] |
@@ -69,6 +70,7 @@ pub mod netns;
 pub mod process;
 pub mod programs;
 pub mod testrun;
+pub mod topology;
 pub mod wire;
 
 /// Whether this process may build a lab; says on standard output that `what` is skipped where not.

@@ -19,7 +19,8 @@ use anyhow::{Context as _, Result, bail};
 use futures_util::TryStreamExt as _;
 use nix::libc;
 use rtnetlink::{
-    Handle, LinkMacVlan, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVlan, RouteMessageBuilder,
+    Handle, LinkBridge, LinkMacVlan, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVlan,
+    RouteMessageBuilder,
     packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkXdp, MacVlanMode, VlanProtocol},
 };
 
@@ -177,8 +178,14 @@ impl End {
 /// Makes a veth pair with both ends up. MAC addresses are 02:…:01 for the first end and 02:…:02 for
 /// the second.
 pub fn veth(first: &Netns, second: &Netns, mtu: u32) -> Result<[End; 2]> {
+    numbered_veth(0, first, second, mtu)
+}
+
+/// As [`veth`], with the wire's number in the last but one byte of both MAC addresses: where several
+/// wires meet in a bridge, no two ends may have the same.
+pub fn numbered_veth(wire: u8, first: &Netns, second: &Netns, mtu: u32) -> Result<[End; 2]> {
     let names = ["a", "b"].map(unique_name);
-    let macs = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
+    let macs = [[2, 0, 0, 0, wire, 1], [2, 0, 0, 0, wire, 2]];
     let single_queue = [LinkAttribute::NumTxQueues(1), LinkAttribute::NumRxQueues(1)];
 
     let mut peer = LinkMessageBuilder::<LinkUnspec>::new()
@@ -217,6 +224,37 @@ pub fn veth(first: &Netns, second: &Netns, mtu: u32) -> Result<[End; 2]> {
         end(first, &names[0], macs[0])?,
         end(second, &names[1], macs[1])?,
     ])
+}
+
+/// Makes a bridge in a namespace with these ends as its ports, and returns its interface index. It
+/// forwards at once (no spanning tree) and floods multicast.
+pub fn bridge(ns: &Netns, name: &str, ports: &[&End]) -> Result<u32> {
+    let message = LinkBridge::new(name).mcast_snooping(false).build();
+    ns.netlink(async |handle| Ok(handle.link().add(message).execute().await?))
+        .with_context(|| format!("cannot make bridge {name}"))?;
+    let index = ns.run(|| index_of(name))?;
+    ns.netlink(async |handle| {
+        for port in ports {
+            let message = LinkUnspec::new_with_index(port.index)
+                .controller(index)
+                .build();
+            let request = handle.link().set(message);
+            request
+                .execute()
+                .await
+                .with_context(|| format!("cannot make {} a port of {name}", port.name))?;
+        }
+        set_up(&handle, index).await
+    })?;
+    Ok(index)
+}
+
+/// Removes a device; with one end of a veth pair the other goes, too.
+pub(crate) fn remove(end: &End) -> Result<()> {
+    let request = end
+        .ns
+        .netlink(async |handle| Ok(handle.link().del(end.index).execute().await?));
+    request.with_context(|| format!("cannot remove {}", end.name))
 }
 
 /// The device above an end that deals in untagged packets.
