@@ -101,6 +101,38 @@ pub struct Tags {
     pub tags: [Tag; TAGS_MAX],
 }
 
+/// What is done to the packets of a wire: the one value of the map `IMPAIRMENT`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Impairment {
+    /// A packet is lost when 32 random bits are less than this.
+    pub loss: u32,
+    /// A packet takes the detour when 32 random bits are less than this.
+    pub reorder: u32,
+    /// Not 0 if packets without data are left alone.
+    pub data_only: u32,
+    /// Interface index of the detour's entry.
+    pub detour: u32,
+    /// Interface index of where the detour leads back to.
+    pub home: u32,
+    /// Flags of the redirect back: 0 to be sent there, `BPF_F_INGRESS` to be received.
+    pub home_flags: u32,
+}
+
+/// Slots of the map `IMPAIRED`: one `u64` per CPU each.
+pub mod impaired {
+    /// TCP packets that could have been impaired.
+    pub const SEEN: u32 = 0;
+    /// Packets lost.
+    pub const LOST: u32 = 1;
+    /// Packets that took the detour.
+    pub const DELAYED: u32 = 2;
+    /// Packets that others have passed while they were on the detour.
+    pub const OVERTAKEN: u32 = 3;
+    /// How many slots there are.
+    pub const COUNT: u32 = 4;
+}
+
 /// What the bench's harness and the bench agree on.
 pub mod bench {
     use super::FRAME_MAX;
@@ -147,5 +179,6 @@ pub mod bench {
 }
 
 const _: () = assert!(size_of::<FloodSources>() == 24);
+const _: () = assert!(size_of::<Impairment>() == 24);
 const _: () = assert!(size_of::<Tags>() == 4 * TAGS_MAX);
 const _: () = assert!(size_of::<Flood>() == FRAME_MAX + 16 + 16 + 8 + 8 + 8 * 4);

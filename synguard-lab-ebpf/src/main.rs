@@ -1,4 +1,5 @@
-//! The lab's programs: peers of a veth, the flood generator, VLAN tags, and the floors of the bench.
+//! The lab's programs: peers of a veth, the flood generator, VLAN tags, loss and reordering, and the
+//! floors of the bench.
 #![no_std]
 #![no_main]
 #![allow(
@@ -9,6 +10,7 @@
 mod bench;
 mod flood;
 mod floor;
+mod impair;
 mod packet;
 mod peer;
 mod tag;
@@ -64,6 +66,18 @@ pub fn lab_tag_in(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn lab_tag_out(ctx: TcContext) -> i32 {
     tag::put_on(&ctx)
+}
+
+/// Loses and delays packets at an end of a wire, in one direction: see [`impair`].
+#[classifier]
+pub fn lab_impair(ctx: TcContext) -> i32 {
+    impair::impair(&ctx)
+}
+
+/// Where the detour of the delayed ones ends.
+#[classifier]
+pub fn lab_detour(ctx: TcContext) -> i32 {
+    impair::come_home(&ctx)
 }
 
 /// What an empty program costs.

@@ -35,6 +35,7 @@
 //! | namespaces: `run`, `thread`, `set_sysctl`, `netlink` | [`netns::Netns`] |
 //! | the topology of a client and a server, its addresses and counters | [`edge::Edge`] |
 //! | an edge that forwards: routed, bridged, translating, asymmetric | [`topology::Forwarding`] |
+//! | loss and reordering | [`impair::Impairment`] |
 //! | veth pairs and VLAN devices for other topologies | [`link`] |
 //! | frames by the byte, and reading answers | [`frame::Frame`], [`frame::describe`] |
 //! | sending and seeing frames on a wire | [`wire::Wire`] |
@@ -63,6 +64,7 @@ pub mod flood;
 pub mod frame;
 pub mod host;
 pub mod http;
+pub mod impair;
 pub mod link;
 mod live;
 pub mod load;

@@ -8,9 +8,13 @@ use aya::{
         SchedClassifier, TcAttachType, Xdp, XdpMode, tc::SchedClassifierLink, xdp::XdpLink,
     },
 };
-use synguard_lab_ebpf::{Flood, FloodSources, TAGS_MAX, Tag, Tags, counter};
+use synguard_lab_ebpf::{Flood, FloodSources, Impairment, TAGS_MAX, Tag, Tags, counter, impaired};
 
-use crate::link::{End, Vlan};
+use crate::{
+    impair::Impaired,
+    link::{End, Vlan},
+    netns::Netns,
+};
 
 pub(crate) static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/synguard-lab"));
@@ -27,6 +31,8 @@ unsafe impl Pod for Layout<Flood> {}
 unsafe impl Pod for Layout<FloodSources> {}
 // SAFETY: as above.
 unsafe impl Pod for Layout<Tags> {}
+// SAFETY: as above.
+unsafe impl Pod for Layout<Impairment> {}
 
 /// What the lab's programs have counted since they were loaded, over all CPUs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -97,20 +103,62 @@ impl Programs {
         self.write("FLOOD", Layout(flood))
     }
 
+    /// Says what `lab_impair` does.
+    pub(crate) fn set_impairment(&mut self, impairment: Impairment) -> Result<()> {
+        self.write("IMPAIRMENT", Layout(impairment))
+    }
+
+    /// Attaches a TC program to a device of a namespace until the link is dropped.
+    pub(crate) fn attach_tc(
+        &mut self,
+        name: &str,
+        ns: &Netns,
+        device: &str,
+        direction: TcAttachType,
+    ) -> Result<SchedClassifierLink> {
+        let program = self
+            .ebpf
+            .program_mut(name)
+            .with_context(|| format!("the lab has no program {name}"))?;
+        let program: &mut SchedClassifier = program
+            .try_into()
+            .with_context(|| format!("{name} is not a TC program"))?;
+        if program.fd().is_err() {
+            program
+                .load()
+                .with_context(|| format!("cannot load {name}"))?;
+        }
+        let link = ns
+            .run(|| Ok(program.attach(device, direction)?))
+            .with_context(|| format!("cannot attach {name} to {device}"))?;
+        Ok(program.take_link(link)?)
+    }
+
     /// A handle on the counters that outlives the programs.
     pub fn counters(&mut self) -> Result<CounterReader> {
+        self.sums("COUNTERS").map(CounterReader)
+    }
+
+    /// The same for what `lab_impair` has counted.
+    pub(crate) fn impaired(&mut self) -> Result<ImpairedReader> {
+        self.sums("IMPAIRED").map(ImpairedReader)
+    }
+
+    fn sums(&mut self, name: &'static str) -> Result<Sums> {
         let map = self
             .ebpf
-            .map("COUNTERS")
-            .context("the lab's object has no map COUNTERS")?;
+            .map(name)
+            .with_context(|| format!("the lab's object has no map {name}"))?;
         let aya::maps::Map::PerCpuArray(data) = map else {
-            anyhow::bail!("COUNTERS is no per-CPU array")
+            bail!("{name} is no per-CPU array")
         };
-        let copy = MapData::from_id(data.info()?.id()).context("cannot open COUNTERS again")?;
+        let copy = MapData::from_id(data.info()?.id())
+            .with_context(|| format!("cannot open {name} again"))?;
         let map = aya::maps::Map::PerCpuArray(copy);
-        Ok(CounterReader {
-            map: map.try_into().context("COUNTERS has another layout")?,
-        })
+        let map = map
+            .try_into()
+            .with_context(|| format!("{name} has another layout"))?;
+        Ok(Sums { name, map })
     }
 
     fn write<T: Pod>(&mut self, name: &str, value: T) -> Result<()> {
@@ -126,22 +174,27 @@ impl Programs {
     }
 }
 
-/// Reads [`Counters`].
-pub struct CounterReader {
+/// A per-CPU map of counters.
+struct Sums {
+    name: &'static str,
     map: PerCpuArray<MapData, u64>,
 }
+
+impl Sums {
+    fn slot(&self, index: u32) -> Result<u64> {
+        let values = self.map.get(&index, 0);
+        let values = values.with_context(|| format!("cannot read {}", self.name))?;
+        Ok(values.iter().sum())
+    }
+}
+
+/// Reads [`Counters`].
+pub struct CounterReader(Sums);
 
 impl CounterReader {
     /// The counters as they are now.
     pub fn read(&self) -> Result<Counters> {
-        let slot = |index| -> Result<u64> {
-            Ok(self
-                .map
-                .get(&index, 0)
-                .context("cannot read COUNTERS")?
-                .iter()
-                .sum())
-        };
+        let slot = |index| self.0.slot(index);
         Ok(Counters {
             received: slot(counter::RECEIVED)?,
             syn_ack: slot(counter::SYN_ACK)?,
@@ -150,6 +203,21 @@ impl CounterReader {
             echo: slot(counter::ECHO)?,
             sent: slot(counter::SENT)?,
             dropped: slot(counter::DROPPED)?,
+        })
+    }
+}
+
+/// Reads [`Impaired`].
+pub(crate) struct ImpairedReader(Sums);
+
+impl ImpairedReader {
+    pub(crate) fn read(&self) -> Result<Impaired> {
+        let slot = |index| self.0.slot(index);
+        Ok(Impaired {
+            seen: slot(impaired::SEEN)?,
+            lost: slot(impaired::LOST)?,
+            delayed: slot(impaired::DELAYED)?,
+            overtaken: slot(impaired::OVERTAKEN)?,
         })
     }
 }
@@ -175,21 +243,7 @@ impl TagLinks {
         }
         let mut programs = Programs::load()?;
         programs.write("TAGS", Layout(tags))?;
-        let mut attach = |name: &str, direction| -> Result<SchedClassifierLink> {
-            let program = programs
-                .ebpf
-                .program_mut(name)
-                .with_context(|| format!("the lab has no program {name}"))?;
-            let program: &mut SchedClassifier = program.try_into()?;
-            program
-                .load()
-                .with_context(|| format!("cannot load {name}"))?;
-            let link = end
-                .ns
-                .run(|| Ok(program.attach(device, direction)?))
-                .with_context(|| format!("cannot attach {name} to {device}"))?;
-            Ok(program.take_link(link)?)
-        };
+        let mut attach = |name, direction| programs.attach_tc(name, &end.ns, device, direction);
         let links = [
             attach("lab_tag_in", TcAttachType::Ingress)?,
             attach("lab_tag_out", TcAttachType::Egress)?,
