@@ -16,6 +16,7 @@ use synguard_lab::{
     http::{self, HttpServer, ServerOptions},
     link::{End, Vlan},
     netns::Netns,
+    programs::Programs,
     skip_unless_root,
     topology::{Ecn, Forwarding, ForwardingOptions, Shape, Stack, skip_unless_nft},
 };
@@ -368,6 +369,44 @@ fn floods_reach_the_server_and_answers_are_counted() {
     }
 }
 
+/// What a guard does to the interface changes how a veth works: frames arrive by XDP, answers leave
+/// by `XDP_TX`.
+#[test]
+fn every_shape_can_be_guarded() {
+    for shape in Shape::ALL {
+        let what = format!("every_shape_can_be_guarded, {shape}");
+        if skip(&what, shape) {
+            continue;
+        }
+        for vlans in [vec![], vec![Vlan::customer(100)]] {
+            let options = ForwardingOptions {
+                vlans,
+                ..ForwardingOptions::default()
+            };
+            let topology = Forwarding::new(shape, options).unwrap();
+            let mut programs = Programs::load().unwrap();
+            let pass = programs.attach("lab_pass", &topology.outside).unwrap();
+            assert_eq!(topology.pin_napi(0, 1).unwrap().len(), 1);
+            round_trips(&topology);
+            drop(pass);
+
+            // An echo comes back to whom it went out from, and is not forwarded.
+            let _echo = programs.attach("floor_tx", &topology.outside).unwrap();
+            topology.pin_napi(0, 1).unwrap();
+            let wire = topology.client_wire().unwrap();
+            for v6 in [false, true] {
+                let from = SocketAddr::new(topology.client_sources(v6)[0], 999);
+                let syn = topology.frame(from, topology.dial(v6, 80)).seq(77);
+                wire.send(&syn.build()).unwrap();
+                let echo = wire.receive_tcp(SECOND, |answer| answer.seq == 77).unwrap();
+                let echo = echo.expect("an echo");
+                assert_eq!(echo.destination_mac, topology.client_end.mac, "{echo}");
+                assert_eq!(echo.tags.len(), topology.vlans().len());
+            }
+        }
+    }
+}
+
 #[test]
 fn what_a_shape_cannot_have_is_refused() {
     let narrow = ForwardingOptions {
@@ -382,10 +421,15 @@ fn what_a_shape_cannot_have_is_refused() {
         conntrack: true,
         ..ForwardingOptions::default()
     };
+    let high = ForwardingOptions {
+        ports: vec![80, 60000],
+        ..ForwardingOptions::default()
+    };
     for (shape, options, word) in [
         (Shape::Bridged, narrow, "narrow_mtu"),
         (Shape::Bridged, unequal, "inner_mtu"),
         (Shape::Asymmetric, tracked, "conntrack"),
+        (Shape::Dnat, high, "port 60000"),
     ] {
         let error = Forwarding::new(shape, options).err().unwrap().to_string();
         assert!(error.contains(word), "{error}");

@@ -114,6 +114,77 @@ fn tagged_wires_lose_and_reorder() {
     }
 }
 
+/// A counter of a namespace's TCP, from `/proc/net/netstat`.
+fn netstat(ns: &Netns, name: &str) -> u64 {
+    let text = ns
+        .run(|| Ok(std::fs::read_to_string("/proc/thread-self/net/netstat")?))
+        .unwrap();
+    let mut lines = text.lines().filter(|line| line.starts_with("TcpExt:"));
+    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+    let column = names.split(' ').position(|column| column == name).unwrap();
+    values.split(' ').nth(column).unwrap().parse().unwrap()
+}
+
+/// The receiver's kernel says so, too; and that nothing was lost.
+#[test]
+fn the_receiver_sees_the_other_order() {
+    if !skip_unless_root("the_receiver_sees_the_other_order") {
+        return;
+    }
+    let edge = Edge::new(EdgeOptions::default()).unwrap();
+    let _server = HttpServer::start(&edge.server, ServerOptions::default()).unwrap();
+    let order = || netstat(&edge.server, "TCPOFOQueue");
+    transfers(&edge.client, (SERVER_V4, 80).into());
+    assert_eq!(order(), 0, "in order without impairment");
+    let impairment = Impairment {
+        reorder_per_mille: 20,
+        ..Impairment::default()
+    };
+    let happened = impaired(impairment, &edge.client_end, Direction::Sent, || {
+        transfers(&edge.client, (SERVER_V4, 80).into());
+    });
+    assert_eq!(happened.lost, 0);
+    assert!(order() > 100, "{} out of order", order());
+}
+
+/// Four of them at once: both directions of both ends.
+#[test]
+fn impairments_add_up() {
+    if !skip_unless_root("impairments_add_up") {
+        return;
+    }
+    let topology = Forwarding::asymmetric(ForwardingOptions::default()).unwrap();
+    let bypass = topology.bypass.as_ref().unwrap();
+    let _server = HttpServer::start(&topology.server, ServerOptions::default()).unwrap();
+    let impairment = Impairment {
+        loss_per_mille: 3,
+        reorder_per_mille: 10,
+        packets: Packets::Any,
+    };
+    let wires: Vec<_> = [
+        (&topology.client_end, Direction::Sent),
+        (&topology.server_end, Direction::Received),
+        (&bypass.server_end, Direction::Sent),
+        (&bypass.client_end, Direction::Received),
+        (&bypass.client_end, Direction::Sent),
+    ]
+    .into_iter()
+    .map(|(end, direction)| impairment.apply(end, direction).unwrap())
+    .collect();
+    transfers(&topology.client, topology.dial(true, 80));
+    let counters: Vec<_> = wires.iter().map(|wire| wire.counters().unwrap()).collect();
+    println!("{counters:?}");
+    let (last, others) = counters.split_last().unwrap();
+    assert!(
+        others
+            .iter()
+            .all(|counters| counters.lost > 0 && counters.overtaken > 0),
+        "{counters:?}"
+    );
+    // Nothing of TCP takes the bypass towards the server.
+    assert_eq!(*last, Impaired::default());
+}
+
 /// A packet lost on the way is one that the sender believes sent: it comes again by retransmission.
 #[test]
 fn what_is_lost_is_sent_again() {

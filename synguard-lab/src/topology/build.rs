@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 
 use super::{
     Bypass, Forwarding, ForwardingOptions, Shape, nft,
+    options::PORT_OFFSET,
     subnet::{
         BEHIND, BYPASS, DEFAULT, FAR, FLOOD, INNER, NARROW, OUTER, Port, Prefixes, join, route,
     },
@@ -19,9 +20,6 @@ use crate::{
     netns::Netns,
     programs::Programs,
 };
-
-/// What [`Shape::Dnat`] adds to a port.
-const PORT_OFFSET: u16 = 8000;
 
 /// Numbers of the wires, for their MAC addresses.
 mod wire {

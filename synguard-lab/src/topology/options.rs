@@ -6,6 +6,10 @@ use anyhow::{Result, bail};
 
 use crate::{link::Vlan, netns::Netns};
 
+/// What [`Shape::Dnat`] adds to a port.
+pub(super) const PORT_OFFSET: u16 = 8000;
+const PORT_MAX: u16 = u16::MAX - PORT_OFFSET;
+
 /// What the edge does with packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
@@ -13,7 +17,7 @@ pub enum Shape {
     Routed,
     /// It is a bridge without an address; client and server share a subnet.
     Bridged,
-    /// It owns the service's address and translates it to the server's, on another port.
+    /// It owns the service's address and translates it to the server's, on a port 8000 higher.
     Dnat,
     /// It routes what goes to the server; the answers take another wire, round the edge.
     Asymmetric,
@@ -94,6 +98,12 @@ impl ForwardingOptions {
             Shape::Asymmetric if self.conntrack => bail!(
                 "conntrack sees only half of each asymmetric connection and calls it invalid: leave it off"
             ),
+            Shape::Dnat => match self.ports.iter().find(|port| **port > PORT_MAX) {
+                Some(port) => bail!(
+                    "port {port} cannot be translated to one {PORT_OFFSET} higher: at most {PORT_MAX}"
+                ),
+                None => Ok(()),
+            },
             _ => Ok(()),
         }
     }
