@@ -26,6 +26,14 @@ pub struct Config {
     pub xdp_mode: XdpMode,
     /// Entries of the half-open table, all services together.
     pub half_open_entries: u32,
+    /// Entries of the flow table, all services with admission `proxy` together.
+    pub flow_entries: u32,
+    /// How long an idle flow is kept.
+    pub flow_idle_timeout: Duration,
+    /// Entries of the table of verified sources, all services with admission `reset` together.
+    pub verified_entries: u32,
+    /// How long a source stays verified.
+    pub verified_timeout: Duration,
     /// The services, in the order of the file; their numbers in the tables are position + 1.
     pub services: Vec<Service>,
 }
@@ -43,6 +51,8 @@ pub struct Service {
     pub mode: Mode,
     /// What a valid ACK becomes.
     pub admission: Admission,
+    /// What its servers offer, where admission is `proxy`.
+    pub server: Server,
     /// Half-open connections at which it becomes guarded.
     pub high: Watermark,
     /// Half-open connections below which it may become calm again.
@@ -82,6 +92,34 @@ pub enum Admission {
     Auto,
     /// A socket on this box.
     Local,
+    /// A connection spliced to the one that the server behind the box accepts.
+    Proxy,
+    /// Nothing: the client is verified, reset, and comes again.
+    Reset,
+}
+
+/// What the servers of a service offer in their SYN-ACKs, which ours must not exceed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Server {
+    /// What they are seen to offer.
+    Learned,
+    /// This.
+    Fixed(ServerOffer),
+}
+
+/// The options of a SYN-ACK.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServerOffer {
+    /// Timestamps (RFC 7323).
+    pub timestamps: bool,
+    /// Selective acknowledgements (RFC 2018).
+    pub sack: bool,
+    /// The window scale (RFC 7323), if there is one.
+    pub window_scale: Option<u8>,
+    /// Explicit congestion notification (RFC 3168).
+    pub ecn: bool,
+    /// Largest MSS; without one only the MTU limits it.
+    pub mss: Option<u16>,
 }
 
 /// A threshold of the half-open count.
@@ -229,6 +267,17 @@ pub struct MapFill {
     pub entries: u64,
     /// Entries it has room for.
     pub capacity: u64,
+}
+
+impl fmt::Display for Admission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Admission::Auto => "auto",
+            Admission::Local => "local",
+            Admission::Proxy => "proxy",
+            Admission::Reset => "reset",
+        })
+    }
 }
 
 impl fmt::Display for Mode {

@@ -15,10 +15,11 @@ use toml::{
 use super::{
     built_in, cover,
     mistake::Report,
+    server,
     table::{Key, Located, Section, describe},
     values::{self, AddressItem},
 };
-use crate::model::{Addresses, Admission, Config, Mode, Service, Watermark};
+use crate::model::{Addresses, Admission, Config, Mode, Server, Service, Watermark};
 
 /// Service numbers that the tables have: 1 to this.
 const SERVICES_LIMIT: usize = 1023;
@@ -27,6 +28,9 @@ const SERVICES_LIMIT: usize = 1023;
 struct Settings {
     mode: Mode,
     admission: Admission,
+    server: Server,
+    /// Where `server` is given, unless it is inherited.
+    server_span: Option<Range<usize>>,
     high: Threshold,
     low: Threshold,
     calm_after: std::time::Duration,
@@ -74,12 +78,19 @@ pub(super) fn config(text: &str, report: &mut Report<'_>) -> Config {
     set(&mut config.socket, &daemon, &values::SOCKET, report);
     set(&mut config.secret, &daemon, &values::SECRET, report);
     set(&mut config.xdp_mode, &daemon, &values::XDP_MODE, report);
-    set(
-        &mut config.half_open_entries,
-        &daemon,
-        &values::ENTRIES,
-        report,
-    );
+    for (entries, key) in [
+        (&mut config.half_open_entries, &values::HALF_OPEN_ENTRIES),
+        (&mut config.flow_entries, &values::FLOW_ENTRIES),
+        (&mut config.verified_entries, &values::VERIFIED_ENTRIES),
+    ] {
+        set(entries, &daemon, key, report);
+    }
+    for (time, key) in [
+        (&mut config.flow_idle_timeout, &values::FLOW_IDLE_TIMEOUT),
+        (&mut config.verified_timeout, &values::VERIFIED_TIMEOUT),
+    ] {
+        set(time, &daemon, key, report);
+    }
 
     let defaults = subsection(&root, "defaults", values::DEFAULTS_KEYS, report);
     let mut settings = Settings::built_in().overlaid(&defaults, report);
@@ -228,6 +239,7 @@ fn template() -> Service {
         ports: None,
         mode: Mode::Adaptive,
         admission: Admission::Auto,
+        server: Server::Learned,
         high: Watermark::Auto,
         low: Watermark::Auto,
         calm_after: super::DEFAULT_CALM_AFTER,
@@ -359,6 +371,8 @@ impl Settings {
         Self {
             mode: template.mode,
             admission: template.admission,
+            server: template.server,
+            server_span: None,
             high: threshold(template.high),
             low: threshold(template.low),
             calm_after: template.calm_after,
@@ -371,6 +385,8 @@ impl Settings {
         let mut new = Self {
             mode: self.mode,
             admission: self.admission,
+            server: self.server,
+            server_span: None,
             high: self.high.overlaid(section.get(&values::HIGH, report)),
             low: self.low.overlaid(section.get(&values::LOW, report)),
             calm_after: self.calm_after,
@@ -378,6 +394,10 @@ impl Settings {
         };
         set(&mut new.mode, section, &values::MODE, report);
         set(&mut new.admission, section, &values::ADMISSION, report);
+        if let Some((server, span)) = server::read(section, report) {
+            new.server = server;
+            new.server_span = Some(span);
+        }
         set(&mut new.calm_after, section, &values::CALM_AFTER, report);
         set(
             &mut new.half_open_timeout,
@@ -388,9 +408,12 @@ impl Settings {
         new
     }
 
-    /// The thresholds against each other and the table. Reported where this service says
-    /// something about them, else in [defaults].
+    /// What does not fit together: a server's options and the admission, the thresholds and the
+    /// table. Reported where this service says something about them, else in [defaults].
     fn check(&self, entries: u32, service: &Range<usize>, report: &mut Report<'_>) {
+        if let Some(span) = &self.server_span {
+            server::check(self.server, self.admission, span, report);
+        }
         let (high, low) = (&self.high, &self.low);
         let own = [low, high].into_iter().find(|t| !t.inherited);
         let any = own.or_else(|| [low, high].into_iter().find(|t| t.span.is_some()));
@@ -437,6 +460,7 @@ impl Settings {
         Service {
             mode: self.mode,
             admission: self.admission,
+            server: self.server,
             high: self.high.value,
             low: self.low.value,
             calm_after: self.calm_after,

@@ -8,6 +8,7 @@
 pub mod cover;
 mod document;
 mod mistake;
+mod server;
 mod table;
 mod values;
 
@@ -22,7 +23,7 @@ use std::{
 
 pub use mistake::{Error, Mistake};
 
-use crate::model::{Addresses, Admission, Config, Mode, Service, Watermark, XdpMode};
+use crate::model::{Addresses, Admission, Config, Mode, Server, Service, Watermark, XdpMode};
 
 /// Where the packaged daemon has its configuration.
 pub const DEFAULT_PATH: &str = "/etc/synguard/synguard.toml";
@@ -34,6 +35,15 @@ pub const DEFAULT_SECRET: &str = "/var/lib/synguard/secret";
 pub const DEFAULT_METRICS: &str = "127.0.0.1:9911";
 /// Entries of the half-open table.
 pub const DEFAULT_HALF_OPEN_ENTRIES: u32 = 65_536;
+/// Entries of the flow table.
+pub const DEFAULT_FLOW_ENTRIES: u32 = 262_144;
+/// How long an idle flow is kept: translation that ends is a connection that ends, and RFC 5382
+/// asks for two hours and four minutes at least.
+pub const DEFAULT_FLOW_IDLE_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+/// Entries of the table of verified sources.
+pub const DEFAULT_VERIFIED_ENTRIES: u32 = 65_536;
+/// How long a source stays verified.
+pub const DEFAULT_VERIFIED_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long a service must have been below `low`; also the least that may be asked for.
 pub const DEFAULT_CALM_AFTER: Duration = Duration::from_secs(15);
 /// Age at which a half-open connection is given up: Linux gives up its own after 63 s
@@ -108,12 +118,17 @@ pub fn built_in() -> Config {
         secret: DEFAULT_SECRET.into(),
         xdp_mode: XdpMode::Auto,
         half_open_entries: DEFAULT_HALF_OPEN_ENTRIES,
+        flow_entries: DEFAULT_FLOW_ENTRIES,
+        flow_idle_timeout: DEFAULT_FLOW_IDLE_TIMEOUT,
+        verified_entries: DEFAULT_VERIFIED_ENTRIES,
+        verified_timeout: DEFAULT_VERIFIED_TIMEOUT,
         services: vec![Service {
             name: "default".into(),
             addresses: Addresses::Interface,
             ports: None,
             mode: Mode::Adaptive,
             admission: Admission::Auto,
+            server: Server::Learned,
             high: Watermark::Auto,
             low: Watermark::Auto,
             calm_after: DEFAULT_CALM_AFTER,

@@ -3,6 +3,7 @@
 use std::fs;
 
 use super::*;
+use crate::model::ServerOffer;
 
 const SHIPPED: &str = include_str!("../../../deploy/synguard.toml");
 
@@ -90,6 +91,10 @@ fn a_full_file_is_read() {
         secret = "/k"
         xdp_mode = "native"
         half_open_entries = 100_000
+        flow_entries = 1_000_000
+        flow_idle_timeout = "2h 4min"
+        verified_entries = 1024
+        verified_timeout = 60
         [defaults]
         mode = "observe"
         high = 1000
@@ -113,6 +118,10 @@ fn a_full_file_is_read() {
     assert_eq!(config.secret, Path::new("/k"));
     assert_eq!(config.xdp_mode, XdpMode::Native);
     assert_eq!(config.half_open_entries, 100_000);
+    assert_eq!(config.flow_entries, 1_000_000);
+    assert_eq!(config.flow_idle_timeout, Duration::from_secs(124 * 60));
+    assert_eq!(config.verified_entries, 1024);
+    assert_eq!(config.verified_timeout, Duration::from_secs(60));
     let web = Service {
         name: "web".into(),
         addresses: Addresses::Prefixes(vec![
@@ -124,6 +133,7 @@ fn a_full_file_is_read() {
         ports: Some(vec![80..=91, 443..=443]),
         mode: Mode::Observe,
         admission: Admission::Auto,
+        server: Server::Learned,
         high: Watermark::Fixed(1000),
         low: Watermark::Fixed(100),
         calm_after: Duration::from_secs(60),
@@ -239,8 +249,8 @@ fn unknown_keys() {
         &[
             "f.toml:2:1: unknown key `calm-seconds` in [defaults]; did you mean `calm_seconds`?",
             "f.toml:3:1: unknown key `High` in [defaults]; did you mean `high`?",
-            "f.toml:4:1: unknown key `quux` in [defaults]; its keys are mode, admission, high, low, \
-             calm_seconds, half_open_timeout",
+            "f.toml:4:1: unknown key `quux` in [defaults]; its keys are mode, admission, server, high, \
+             low, calm_seconds, half_open_timeout",
         ],
     );
     bad_service(
@@ -277,7 +287,8 @@ fn tables_of_the_wrong_kind() {
 fn daemon_values() {
     bad(
         "[daemon]\nmetrics = \"localhost:9911\"\nsocket = \"run/s\"\nsecret = \"\"\n\
-         xdp_mode = \"skb\"\nhalf_open_entries = 10",
+         xdp_mode = \"skb\"\nhalf_open_entries = 10\nflow_entries = 5_000_000\n\
+         flow_idle_timeout = \"9s\"\nverified_entries = \"all\"\nverified_timeout = 86401",
         &[
             "f.toml:2:11: `metrics` is \"localhost:9911\"; give IP:PORT such as 127.0.0.1:9911 or \
              [::1]:9911, or `off`",
@@ -285,6 +296,12 @@ fn daemon_values() {
             "f.toml:4:10: `secret` is \"\"; give an absolute path",
             "f.toml:5:12: `xdp_mode` is \"skb\"; give \"auto\", \"native\" or \"generic\"",
             "f.toml:6:21: `half_open_entries` is 10; give a number from 1024 to 4194304",
+            "f.toml:7:16: `flow_entries` is 5000000; give a number from 1024 to 4194304",
+            "f.toml:8:21: `flow_idle_timeout` is \"9s\"; give a time from \"10s\" to \"30days\", or a \
+             number of seconds",
+            "f.toml:9:20: `verified_entries` is \"all\"; give a number from 1024 to 4194304",
+            "f.toml:10:20: `verified_timeout` is 86401; give a time from \"1s\" to \"24h\", or a \
+             number of seconds",
         ],
     );
     bad(
@@ -304,19 +321,14 @@ fn service_values() {
         "mode = \"on\"",
         "8: `mode` is \"on\"; give \"adaptive\", \"always\" or \"observe\"",
     );
-    for admission in ["proxy", "reset"] {
+    for (wrong, shown) in [("1.5", "1.5"), ("\"splice\"", "\"splice\"")] {
         bad_service(
-            &format!("admission = \"{admission}\""),
+            &format!("admission = {wrong}"),
             &format!(
-                "13: `admission` is \"{admission}\", which this version does not have; give \
-                 \"auto\" or \"local\""
+                "13: `admission` is {shown}; give \"auto\", \"local\", \"proxy\" or \"reset\""
             ),
         );
     }
-    bad_service(
-        "admission = 1.5",
-        "13: `admission` is 1.5; give \"auto\" or \"local\"",
-    );
     for (value, shown) in [
         ("0", "0"),
         ("-1", "-1"),
@@ -354,6 +366,78 @@ fn service_values() {
                  of seconds"
             ),
         );
+    }
+}
+
+#[test]
+fn what_servers_offer() {
+    let server =
+        |keys: &str| good(&format!("[[service]]\nname = \"a\"\n{keys}\n")).services[0].server;
+    let all = ServerOffer {
+        timestamps: true,
+        sack: true,
+        window_scale: Some(7),
+        ecn: true,
+        mss: Some(1400),
+    };
+    assert_eq!(server("server = \"learned\""), Server::Learned);
+    assert_eq!(
+        server("server = {}\nadmission = \"proxy\""),
+        Server::Fixed(ServerOffer::default())
+    );
+    let table = "{ timestamps = true, sack = true, window_scale = 7, ecn = true, mss = 1400 }";
+    assert_eq!(server(&format!("server = {table}")), Server::Fixed(all));
+    // Inherited, unless a service says that its servers are to be looked at.
+    let two = good(&format!(
+        "[defaults]\nserver = {table}\n[[service]]\nname = \"a\"\nports = [1]\nserver = \
+         \"learned\"\n[[service]]\nname = \"b\"\nports = [2]\n[[service]]\nname = \"c\"\nports = \
+         [3]\nadmission = \"local\"\n"
+    ));
+    let servers: Vec<_> = two.services.iter().map(|service| service.server).collect();
+    assert_eq!(
+        servers,
+        [Server::Learned, Server::Fixed(all), Server::Fixed(all)]
+    );
+
+    for wrong in ["true", "\"auto\""] {
+        bad_service(
+            &format!("server = {wrong}"),
+            &format!(
+                "10: `server` is {wrong}; give \"learned\" or a table such as {{ timestamps = true, \
+                 sack = true, window_scale = 7 }}"
+            ),
+        );
+    }
+    for (key, at, shown, right) in [
+        ("timestamps = 1", 25, "1", "true or false"),
+        ("sack = \"yes\"", 19, "\"yes\"", "true or false"),
+        ("ecn = 0", 18, "0", "true or false"),
+        ("window_scale = 15", 27, "15", "a number from 0 to 14"),
+        ("window_scale = false", 27, "false", "a number from 0 to 14"),
+        ("mss = 215", 18, "215", "a number from 216 to 65495"),
+        ("mss = 65496", 18, "65496", "a number from 216 to 65495"),
+    ] {
+        let (name, _) = key.split_once(' ').unwrap();
+        bad_service(
+            &format!("server = {{ {key} }}"),
+            &format!("{at}: `{name}` is {shown}; give {right}"),
+        );
+    }
+    bad_service(
+        "server = { wscale = 7 }",
+        "12: unknown key `wscale` in `server`; its keys are timestamps, sack, window_scale, ecn, mss",
+    );
+    for admission in ["local", "reset"] {
+        bad_service(
+            &format!("server = {{ sack = true }}\nadmission = \"{admission}\""),
+            &format!(
+                "10: `server` means nothing beside `admission` = \"{admission}\"; leave it out, or \
+                 give \"proxy\" or \"auto\""
+            ),
+        );
+        good(&format!(
+            "[defaults]\nserver = \"learned\"\nadmission = \"{admission}\""
+        ));
     }
 }
 

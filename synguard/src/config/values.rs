@@ -19,8 +19,16 @@ use crate::model::{Admission, Mode, Watermark, XdpMode};
 /// More would need more memory than the half-open table may have.
 const HIGH_LIMIT: u32 = 4_000_000;
 const CALM_SECONDS: RangeInclusive<u64> = 15..=86_400;
-const TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
-const HALF_OPEN_ENTRIES: RangeInclusive<u32> = 1024..=4_194_304;
+const HOUR: u64 = 3600;
+const HALF_OPEN_BOUNDS: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(HOUR);
+const IDLE_BOUNDS: RangeInclusive<Duration> =
+    Duration::from_secs(10)..=Duration::from_secs(30 * 24 * HOUR);
+const VERIFIED_BOUNDS: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(24 * HOUR);
+/// Of every table whose size may be chosen.
+const ENTRIES_BOUNDS: RangeInclusive<u32> = 1024..=4_194_304;
+const ENTRIES_RIGHT: &str = "a number from 1024 to 4194304";
 const NAME_LENGTH: usize = 63;
 
 pub(super) const METRICS_RIGHT: &str = "IP:PORT such as 127.0.0.1:9911 or [::1]:9911, or `off`";
@@ -51,14 +59,30 @@ pub(super) const XDP_MODE: Key<XdpMode> = Key {
         _ => Err(""),
     },
 };
-pub(super) const ENTRIES: Key<u32> = Key {
+pub(super) const HALF_OPEN_ENTRIES: Key<u32> = Key {
     name: "half_open_entries",
-    right: "a number from 1024 to 4194304",
-    read: |v| {
-        number(v)
-            .filter(|n| HALF_OPEN_ENTRIES.contains(n))
-            .ok_or("")
-    },
+    right: ENTRIES_RIGHT,
+    read: entries,
+};
+pub(super) const FLOW_ENTRIES: Key<u32> = Key {
+    name: "flow_entries",
+    right: ENTRIES_RIGHT,
+    read: entries,
+};
+pub(super) const FLOW_IDLE_TIMEOUT: Key<Duration> = Key {
+    name: "flow_idle_timeout",
+    right: "a time from \"10s\" to \"30days\", or a number of seconds",
+    read: |v| time(v, &IDLE_BOUNDS),
+};
+pub(super) const VERIFIED_ENTRIES: Key<u32> = Key {
+    name: "verified_entries",
+    right: ENTRIES_RIGHT,
+    read: entries,
+};
+pub(super) const VERIFIED_TIMEOUT: Key<Duration> = Key {
+    name: "verified_timeout",
+    right: "a time from \"1s\" to \"24h\", or a number of seconds",
+    read: |v| time(v, &VERIFIED_BOUNDS),
 };
 pub(super) const MODE: Key<Mode> = Key {
     name: "mode",
@@ -72,11 +96,12 @@ pub(super) const MODE: Key<Mode> = Key {
 };
 pub(super) const ADMISSION: Key<Admission> = Key {
     name: "admission",
-    right: "\"auto\" or \"local\"",
+    right: "\"auto\", \"local\", \"proxy\" or \"reset\"",
     read: |v| match v.as_str() {
         Some("auto") => Ok(Admission::Auto),
         Some("local") => Ok(Admission::Local),
-        Some("proxy" | "reset") => Err(", which this version does not have"),
+        Some("proxy") => Ok(Admission::Proxy),
+        Some("reset") => Ok(Admission::Reset),
         _ => Err(""),
     },
 };
@@ -102,13 +127,7 @@ pub(super) const CALM_AFTER: Key<Duration> = Key {
 pub(super) const HALF_OPEN_TIMEOUT: Key<Duration> = Key {
     name: "half_open_timeout",
     right: "a time from \"1s\" to \"1h\", or a number of seconds",
-    read: |v| {
-        let duration = match v {
-            DeValue::String(s) => humantime::parse_duration(s).ok(),
-            _ => number(v).map(Duration::from_secs),
-        };
-        duration.filter(|d| TIMEOUT.contains(d)).ok_or("")
-    },
+    read: |v| time(v, &HALF_OPEN_BOUNDS),
 };
 pub(super) const NAME: Key<String> = Key {
     name: "name",
@@ -131,17 +150,24 @@ pub(super) const NAME: Key<String> = Key {
 /// Names of the keys that hold lists, which have a position per element.
 pub(super) const ADDRESSES: &str = "addresses";
 pub(super) const PORTS: &str = "ports";
+/// Name of the key that holds a table of its own.
+pub(super) const SERVER: &str = "server";
 
 pub(super) const DAEMON_KEYS: &[&str] = &[
     METRICS.name,
     SOCKET.name,
     SECRET.name,
     XDP_MODE.name,
-    ENTRIES.name,
+    HALF_OPEN_ENTRIES.name,
+    FLOW_ENTRIES.name,
+    FLOW_IDLE_TIMEOUT.name,
+    VERIFIED_ENTRIES.name,
+    VERIFIED_TIMEOUT.name,
 ];
 pub(super) const DEFAULTS_KEYS: &[&str] = &[
     MODE.name,
     ADMISSION.name,
+    SERVER,
     HIGH.name,
     LOW.name,
     CALM_AFTER.name,
@@ -153,6 +179,7 @@ pub(super) const SERVICE_KEYS: &[&str] = &[
     PORTS,
     MODE.name,
     ADMISSION.name,
+    SERVER,
     HIGH.name,
     LOW.name,
     CALM_AFTER.name,
@@ -272,8 +299,22 @@ pub(super) fn port_item(value: &DeValue<'_>) -> Result<RangeInclusive<u16>, Stri
     }
 }
 
-fn number<T: TryFrom<i128>>(value: &DeValue<'_>) -> Option<T> {
+pub(super) fn number<T: TryFrom<i128>>(value: &DeValue<'_>) -> Option<T> {
     integer(value).and_then(|n| n.try_into().ok())
+}
+
+fn entries(value: &DeValue<'_>) -> Result<u32, &'static str> {
+    number(value)
+        .filter(|n| ENTRIES_BOUNDS.contains(n))
+        .ok_or("")
+}
+
+fn time(value: &DeValue<'_>, bounds: &RangeInclusive<Duration>) -> Result<Duration, &'static str> {
+    let duration = match value {
+        DeValue::String(s) => humantime::parse_duration(s).ok(),
+        _ => number(value).map(Duration::from_secs),
+    };
+    duration.filter(|d| bounds.contains(d)).ok_or("")
 }
 
 fn watermark(value: &DeValue<'_>) -> Result<Watermark, &'static str> {

@@ -4,8 +4,10 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
-use synguard_common::clock::Now;
+use synguard_common::{abi::TICKS_PER_SECOND, clock::Now};
 
+/// Length of a tick.
+const TICK_NS: u64 = 1_000_000_000 / TICKS_PER_SECOND as u64;
 /// A jump of the wall clock that is worth a line.
 const STEP: Duration = Duration::from_millis(500);
 
@@ -15,6 +17,17 @@ pub fn monotonic_ns() -> u64 {
     (time.tv_sec as u64)
         .wrapping_mul(1_000_000_000)
         .wrapping_add(time.tv_nsec as u64)
+}
+
+/// CLOCK_MONOTONIC in the unit of [`synguard_common::abi::Clock::tick`].
+pub fn tick() -> u32 {
+    (monotonic_ns() / TICK_NS) as u32
+}
+
+/// A duration in that unit, rounded up.
+pub fn ticks(duration: Duration) -> u32 {
+    let ticks = duration.as_nanos().div_ceil(u128::from(TICK_NS));
+    u32::try_from(ticks).unwrap_or(u32::MAX)
 }
 
 /// Wall-clock time, ns since the Unix epoch; 0 before it.
@@ -56,6 +69,21 @@ impl Offset {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_duration_in_ticks_is_never_shorter() {
+        for (duration, expected) in [
+            (Duration::ZERO, 0),
+            (Duration::from_millis(1), 1),
+            (Duration::from_millis(250), 1),
+            (Duration::from_secs(60), 240),
+            (Duration::MAX, u32::MAX),
+        ] {
+            assert_eq!(ticks(duration), expected, "{duration:?}");
+        }
+        let before = tick();
+        assert!(before > 0 && tick().wrapping_sub(before) < 2);
+    }
 
     #[test]
     fn a_step_is_told_from_slewing_in_both_directions() {

@@ -2,48 +2,43 @@
 //! loop alone.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
 use anyhow::Context as _;
-use synguard_common::abi::{Clock, SERVICE_NONE, map};
+use aya::maps::MapError;
+use synguard_common::abi::{Clock, Runtime, SERVICE_NONE, TICKS_PER_SECOND, map};
 use tracing::{error, info, warn};
 
 use super::{
     clock::{self, Offset},
+    interfaces::Interface,
     keys::KeyRing,
     links::World,
     listeners::{self, Listener},
     numbers::Numbers,
+    plan::{USUAL_MTU, excepted, report_admission, report_watermarks},
     service::Running,
     sweep::Sweeper,
-    sysctl::{self, Profile, Tcp},
-    watermark,
+    sysctl::{self, Tcp},
 };
 use crate::{
     config::Overrides,
     dataplane::{
-        Attachment, Dataplane, States, Tables, apply, attach,
-        error::{AttachError, NearNames, one_line},
+        Dataplane, States, Tables, apply,
+        error::{NearNames, one_line},
         stats,
-        tables::{self, Exception, Facts},
         wire::Wire,
     },
     model::{Config, Mode},
 };
 
-/// MTU to go by without an interface.
-const USUAL_MTU: u32 = 1500;
-
-/// An interface that is guarded, or about to be.
-pub(super) struct Interface {
-    pub index: u32,
-    pub name: String,
-    pub attachment: Option<Attachment>,
-}
+/// How long unknown segments of a proxied service pass, so that connections older than the daemon
+/// become known: a minute, in which most that are alive say something.
+const SETTLING_TICKS: u32 = 60 * TICKS_PER_SECOND;
 
 /// Everything the run loop owns.
 pub struct Guard {
@@ -61,10 +56,14 @@ pub struct Guard {
     pub(super) started_at: u64,
     pub(super) applied_at: u64,
     numbers: Numbers,
-    tcp: Tcp,
+    pub(super) tcp: Tcp,
+    /// Whether flows are to be looked for.
+    pub(super) forwards: bool,
+    /// Tick from which on every connection of a proxied service should be known.
+    pub(super) settled_at: u32,
     /// A scale that was promised must hold when the ACK comes back: it stays for life.
-    rcv_wscale: u8,
-    listeners: Vec<Listener>,
+    pub(super) rcv_wscale: u8,
+    pub(super) listeners: Vec<Listener>,
     offset: Offset,
 }
 
@@ -112,6 +111,8 @@ impl Guard {
             interfaces: Vec::new(),
             listeners: Vec::new(),
             offset: Offset::now(),
+            forwards: false,
+            settled_at: 0,
             started_at: clock::wall_seconds(),
             applied_at: 0,
             config_path,
@@ -130,14 +131,6 @@ impl Guard {
         guard.write_clock()?;
         guard.listen_again();
         guard.configure(config)?;
-        for service in &guard.services {
-            if let Some(reason) = &service.admission_error {
-                warn!(
-                    service = service.service.name,
-                    "service {} is watched but cannot be guarded: {reason}", service.service.name
-                );
-            }
-        }
         Ok(guard)
     }
 
@@ -170,18 +163,16 @@ impl Guard {
                 running.leave_mode(next.service.mode, slot);
             }
         }
-        let applied = apply::apply(&mut self.dataplane.maps, &self.tables, &tables);
-        if let Err(error) = applied {
+        if let Err(error) = self.apply(&tables, &services) {
             self.sweeper.set_timeouts(timeouts(&self.services));
-            return Err(error.into());
+            return Err(error);
         }
         self.sweeper.set_timeouts(timeouts(&services));
-        report_watermarks(&self.services, &services);
         self.commit(tables, services);
         self.numbers = numbers;
         self.config = config;
         self.applied_at = clock::wall_seconds();
-        Ok(())
+        self.write_runtime().context("cannot write map RUNTIME")
     }
 
     /// Changes the mode of one service or of all.
@@ -211,8 +202,8 @@ impl Guard {
         let tables = self
             .plan(&mut services)
             .map_err(|error| format!("{error:#}"))?;
-        apply::apply(&mut self.dataplane.maps, &self.tables, &tables)
-            .map_err(|error| error.to_string())?;
+        self.apply(&tables, &services)
+            .map_err(|error| format!("{error:#}"))?;
         self.commit(tables, services);
         info!("mode of {} is {mode} now", name.unwrap_or("every service"));
         Ok(())
@@ -238,38 +229,54 @@ impl Guard {
         }
     }
 
-    fn replan(&mut self) -> anyhow::Result<()> {
+    pub(super) fn replan(&mut self) -> anyhow::Result<()> {
         let mut services = self.services.clone();
         let tables = self.plan(&mut services)?;
-        apply::apply(&mut self.dataplane.maps, &self.tables, &tables)?;
-        report_watermarks(&self.services, &services);
-        report_admission(&self.services, &services);
+        self.apply(&tables, &services)?;
         self.commit(tables, services);
         Ok(())
     }
 
-    /// Compiles the tables for `services`, whose watermarks and admission it brings up to date.
-    fn plan(&self, services: &mut [Running]) -> anyhow::Result<Tables> {
-        let admission_error = self.admission_error();
-        for running in services.iter_mut() {
-            running.admission_error.clone_from(&admission_error);
-        }
-        let profile = self.profile();
-        let targets: Vec<_> = services
+    /// Writes `tables`, and before them what the programs must know to follow them.
+    fn apply(&mut self, tables: &Tables, services: &[Running]) -> anyhow::Result<()> {
+        let was_proxied = |number| {
+            let running = self.services.iter().find(|old| old.number == number);
+            running.is_some_and(Running::is_proxied)
+        };
+        if services
             .iter()
-            .map(|running| running.target(&profile))
-            .collect();
-        let mut tables = tables::compile(&targets, &self.facts(), &self.tables)?;
-        let backlogs = self.backlogs(&tables);
-        for running in services {
-            let backlog = backlogs.get(&running.number).copied();
-            running.watermarks =
-                watermark::choose(running.service.high, running.service.low, backlog);
-            tables
-                .services
-                .insert(running.number, running.config(&profile));
+            .any(|running| running.is_proxied() && !was_proxied(running.number))
+        {
+            // It has connections that are in no table of flows yet.
+            self.settle();
+            self.forwards = true;
         }
-        Ok(tables)
+        self.write_runtime().context("cannot write map RUNTIME")?;
+        apply::apply(&mut self.dataplane.maps, &self.tables, tables)?;
+        Ok(())
+    }
+
+    /// Gives connections that the programs have not seen yet time to be seen.
+    pub(super) fn settle(&mut self) {
+        self.settled_at = clock::tick().wrapping_add(SETTLING_TICKS);
+    }
+
+    /// Tells the programs what they must know of the daemon's state.
+    pub(super) fn write_runtime(&mut self) -> Result<(), MapError> {
+        let generic = self.interfaces.iter().any(Interface::is_generic);
+        let (forwards, settled_at) = (self.forwards, self.settled_at);
+        let verified_ticks = clock::ticks(self.config.verified_timeout);
+        let flow_idle_ticks = clock::ticks(self.config.flow_idle_timeout);
+        self.dataplane.maps.change_runtime(|runtime| {
+            *runtime = Runtime {
+                forwards: forwards.into(),
+                generic: generic.into(),
+                settled_at,
+                verified_ticks,
+                flow_idle_ticks,
+                ..*runtime
+            };
+        })
     }
 
     fn commit(&mut self, tables: Tables, services: Vec<Running>) {
@@ -282,191 +289,16 @@ impl Guard {
                 }
             }
         }
+        report_watermarks(&self.services, &services);
+        report_admission(&self.services, &services);
         self.tables = tables;
         self.services = services;
-    }
-
-    /// Why `local` admission is impossible at the moment.
-    pub(super) fn admission_error(&self) -> Option<String> {
-        self.dataplane.local_error.clone().or_else(|| {
-            (self.tcp.syncookies == 0).then(|| {
-                "net.ipv4.tcp_syncookies is 0, with which the kernel refuses sockets made from \
-                 cookies: sysctl -w net.ipv4.tcp_syncookies=1"
-                    .to_owned()
-            })
-        })
-    }
-
-    fn profile(&self) -> Profile {
-        let mtu = self
-            .interfaces
-            .iter()
-            .filter_map(|interface| self.mtu_of(interface.index))
-            .max();
-        Profile {
-            rcv_wscale: self.rcv_wscale,
-            ..self.tcp.profile(mtu.unwrap_or(USUAL_MTU))
-        }
-    }
-
-    fn mtu_of(&self, index: u32) -> Option<u32> {
-        self.world.by_index(index).map(|link| link.device.mtu)
-    }
-
-    fn facts(&self) -> Facts {
-        let indices = || self.interfaces.iter().map(|interface| interface.index);
-        let exceptions = self.listeners.iter().filter(|listener| listener.mptcp);
-        Facts {
-            addresses: indices()
-                .flat_map(|index| self.world.addresses_at(index))
-                .collect(),
-            others: self.world.all_addresses().collect(),
-            mtu: indices()
-                .filter_map(|index| self.mtu_of(index))
-                .min()
-                .unwrap_or(USUAL_MTU),
-            exceptions: exceptions
-                .map(|listener| Exception {
-                    address: listener.address,
-                    port: listener.port,
-                })
-                .collect(),
-        }
-    }
-
-    /// The smallest backlog among the listeners of each service.
-    fn backlogs(&self, tables: &Tables) -> BTreeMap<u16, u32> {
-        let mut backlogs = BTreeMap::new();
-        let own: BTreeSet<_> = self.world.all_addresses().collect();
-        for listener in &self.listeners {
-            let everywhere = own.iter().copied().filter(|_| listener.address.is_none());
-            for address in everywhere.chain(listener.address) {
-                let number = tables.lookup(address, listener.port);
-                if number != SERVICE_NONE {
-                    let smallest = backlogs.entry(number).or_insert(listener.backlog);
-                    *smallest = listener.backlog.min(*smallest);
-                }
-            }
-        }
-        backlogs
     }
 
     fn listen_again(&mut self) {
         match listeners::list() {
             Ok(listeners) => self.listeners = listeners,
             Err(error) => warn!(%error, "cannot list the TCP listeners"),
-        }
-    }
-
-    /// Attaches to an interface. The tables know its addresses before the programs run there.
-    pub fn attach(&mut self, name: &str) -> Result<(), AttachError> {
-        let Some(link) = self.world.by_name(name).cloned() else {
-            let hint = NearNames::new(name, self.world.names());
-            return Err(AttachError::UnknownInterface {
-                name: name.to_owned(),
-                hint,
-            });
-        };
-        let device = link.device;
-        let vlans = self.world.vlans_on(device.index);
-        self.interfaces.push(Interface {
-            index: device.index,
-            name: device.name.clone(),
-            attachment: None,
-        });
-        let attached = self
-            .replan()
-            .map_err(|error| AttachError::Kernel {
-                name: name.to_owned(),
-                program: "the tables",
-                reason: format!("{error:#}"),
-            })
-            .and_then(|()| {
-                attach::attach(&mut self.dataplane, &device, &vlans, self.config.xdp_mode)
-            });
-        match attached {
-            Ok(attachment) => {
-                info!(
-                    interface = name,
-                    "guarding {name} ({} XDP, driver {}, MTU {})",
-                    attachment.xdp_mode,
-                    device.driver.as_deref().unwrap_or("unknown"),
-                    device.mtu
-                );
-                if let Some(interface) = self.interfaces.last_mut() {
-                    interface.attachment = Some(attachment);
-                }
-                Ok(())
-            }
-            Err(error) => {
-                self.interfaces.pop();
-                if let Err(again) = self.replan() {
-                    error!("the tables keep addresses of {name}: {again:#}");
-                }
-                Err(error)
-            }
-        }
-    }
-
-    /// Whether an interface of this name is guarded.
-    pub fn guards(&self, name: &str) -> bool {
-        self.interfaces
-            .iter()
-            .any(|interface| interface.name == name)
-    }
-
-    /// Detaches from an interface and leaves it as it was found.
-    pub fn detach(&mut self, name: &str) -> Result<(), String> {
-        let Some(at) = self
-            .interfaces
-            .iter()
-            .position(|interface| interface.name == name)
-        else {
-            let names = self
-                .interfaces
-                .iter()
-                .map(|interface| interface.name.clone())
-                .collect();
-            return Err(format!(
-                "interface {name} is not guarded{}",
-                NearNames::new(name, names)
-            ));
-        };
-        drop(self.interfaces.remove(at));
-        info!(interface = name, "no longer guarding {name}");
-        self.replan().map_err(|error| format!("{error:#}"))
-    }
-
-    /// Detaches from everything.
-    pub fn stop(&mut self) {
-        for interface in self.interfaces.drain(..).rev() {
-            let name = interface.name.clone();
-            drop(interface);
-            info!(interface = name, "no longer guarding {name}");
-        }
-    }
-
-    fn drop_vanished(&mut self) {
-        let world = &self.world;
-        for gone in self
-            .interfaces
-            .extract_if(.., |each| world.by_index(each.index).is_none())
-        {
-            error!(
-                interface = gone.name,
-                "interface {} is gone: no longer guarding it", gone.name
-            );
-        }
-        for interface in &mut self.interfaces {
-            if let Some(link) = world.by_index(interface.index)
-                && link.device.name != interface.name
-            {
-                info!(
-                    "interface {} is called {} now",
-                    interface.name, link.device.name
-                );
-                interface.name.clone_from(&link.device.name);
-            }
         }
     }
 
@@ -486,9 +318,9 @@ impl Guard {
             .rotate(&mut maps.keys, offset.moment().epoch())
             .context("cannot write map KEYS")?;
         let clock = Clock {
-            tick: 0,
-            pad: 0,
             wall_offset: offset.0,
+            tick: clock::tick(),
+            pad: 0,
         };
         maps.clock
             .set(0, Wire(clock), 0)
@@ -534,64 +366,4 @@ fn timeouts(services: &[Running]) -> impl Iterator<Item = (u16, Duration)> {
     services
         .iter()
         .map(|running| (running.number, running.service.half_open_timeout))
-}
-
-/// What a service must leave alone, a line for each port.
-pub(super) fn excepted(tables: &Tables, number: u16) -> Vec<String> {
-    let mut ports: BTreeMap<u16, Vec<String>> = BTreeMap::new();
-    for (_, address, port) in tables.excepted.iter().filter(|(of, ..)| *of == number) {
-        ports.entry(*port).or_default().push(address.to_string());
-    }
-    ports
-        .into_iter()
-        .map(|(port, addresses)| {
-            format!(
-                "port {port} of {}: its listener speaks MPTCP, and the kernel takes no cookie \
-                 connections for it; turn MPTCP off there (a Go server: GODEBUG=multipathtcp=0)",
-                addresses.join(", ")
-            )
-        })
-        .collect()
-}
-
-fn pairs<'a>(
-    old: &'a [Running],
-    new: &'a [Running],
-) -> impl Iterator<Item = (Option<&'a Running>, &'a Running)> {
-    new.iter()
-        .map(|new| (old.iter().find(|old| old.number == new.number), new))
-}
-
-fn report_watermarks(old: &[Running], new: &[Running]) {
-    for (old, new) in pairs(old, new) {
-        if old.is_none_or(|old| old.watermarks != new.watermarks) {
-            info!(
-                service = new.service.name,
-                high = new.watermarks.high,
-                low = new.watermarks.low,
-                "watermarks of {}: high {}, low {} ({})",
-                new.service.name,
-                new.watermarks.high,
-                new.watermarks.low,
-                new.watermarks.reason
-            );
-        }
-    }
-}
-
-fn report_admission(old: &[Running], new: &[Running]) {
-    for (old, new) in pairs(old, new) {
-        let before = old.and_then(|old| old.admission_error.as_ref());
-        let name = &new.service.name;
-        match (before, &new.admission_error) {
-            (None, Some(reason)) => {
-                warn!(
-                    service = name,
-                    "service {name} cannot be guarded any more: {reason}"
-                );
-            }
-            (Some(_), None) => info!(service = name, "service {name} can be guarded again"),
-            _ => {}
-        }
-    }
 }

@@ -5,14 +5,17 @@
 //! looks at the world again ([`links`], [`listeners`], [`sysctl`]) when rtnetlink says that it
 //! changed, and every few seconds regardless. All commands come through one channel.
 
+mod admission;
 mod calm;
 mod clock;
 mod guard;
+mod interfaces;
 mod keys;
 mod links;
 mod listeners;
 mod notify;
 mod numbers;
+mod plan;
 mod reload;
 mod secret;
 mod service;
@@ -55,8 +58,6 @@ use crate::{
 
 /// The loop's beat.
 const TICK: Duration = Duration::from_millis(250);
-/// Time between writes of the clock.
-const CLOCK: Duration = Duration::from_secs(1);
 /// Time after which the world is looked at again though nothing was heard of it: listeners and
 /// settings do not announce themselves.
 const REFRESH: Duration = Duration::from_secs(5);
@@ -99,7 +100,11 @@ async fn daemon(args: RunArgs) -> anyhow::Result<()> {
     let options = dataplane::Options {
         half_open_entries: config.half_open_entries,
     };
-    let dataplane = dataplane::load(&options)?;
+    let sizes = dataplane::FlowSizes {
+        flows: config.flow_entries,
+        verified: config.verified_entries,
+    };
+    let dataplane = dataplane::load_sized(&options, sizes)?;
     let xdp_mode = config.xdp_mode;
     let mut guard = Guard::start(Beginnings {
         config,
@@ -155,19 +160,16 @@ async fn run_loop(
 ) {
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let mut clock_due = Instant::now() + CLOCK;
     let mut refresh_due = Instant::now() + REFRESH;
     loop {
         tokio::select! {
             _ = ticks.tick() => {
+                // First: flows are aged by it.
+                if let Err(error) = guard.write_clock() {
+                    error!("{error:#}");
+                }
                 guard.tick();
                 let now = Instant::now();
-                if now >= clock_due {
-                    clock_due = now + CLOCK;
-                    if let Err(error) = guard.write_clock() {
-                        error!("{error:#}");
-                    }
-                }
                 if now >= refresh_due {
                     refresh_due = now + REFRESH;
                     refresh(guard, &netlink).await;

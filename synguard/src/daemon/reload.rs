@@ -25,6 +25,8 @@ impl Guard {
                 let changes = changes(&self.config, &next);
                 let next = Config {
                     half_open_entries: self.config.half_open_entries,
+                    flow_entries: self.config.flow_entries,
+                    verified_entries: self.config.verified_entries,
                     ..next
                 };
                 self.configure(next).map_err(|error| format!("{error:#}"))?;
@@ -70,6 +72,11 @@ fn changes(old: &Config, new: &Config) -> String {
             "half_open_entries",
             old.half_open_entries != new.half_open_entries,
         ),
+        ("flow_entries", old.flow_entries != new.flow_entries),
+        (
+            "verified_entries",
+            old.verified_entries != new.verified_entries,
+        ),
     ]
     .into_iter()
     .filter_map(|(name, differs)| differs.then_some(name))
@@ -85,6 +92,22 @@ fn changes(old: &Config, new: &Config) -> String {
         if !names.is_empty() {
             parts.push(format!("{what} {}", names.join(", ")));
         }
+    }
+    let times: Vec<&str> = [
+        (
+            "flow_idle_timeout",
+            old.flow_idle_timeout != new.flow_idle_timeout,
+        ),
+        (
+            "verified_timeout",
+            old.verified_timeout != new.verified_timeout,
+        ),
+    ]
+    .into_iter()
+    .filter_map(|(name, differs)| differs.then_some(name))
+    .collect();
+    if !times.is_empty() {
+        parts.push(format!("{} from now on", times.join(" and ")));
     }
     if old.xdp_mode != new.xdp_mode {
         parts.push("xdp_mode holds for interfaces attached from now on".into());
@@ -114,9 +137,13 @@ mod tests {
         new.services[1].mode = Mode::Always;
         new.services[2].name = "smtp".into();
         new.metrics = None;
+        new.flow_entries += 1;
+        new.verified_entries += 1;
+        new.verified_timeout *= 2;
         assert_eq!(
             changes(&old, &new),
-            "added smtp; changed web; removed mail; takes effect at the next start: metrics"
+            "added smtp; changed web; removed mail; takes effect at the next start: metrics, \
+             flow_entries, verified_entries; verified_timeout from now on"
         );
     }
 }

@@ -2,8 +2,8 @@
 
 use synguard_common::{
     abi::{
-        ADMISSION_LOCAL, ADMISSION_NONE, MODE_ADAPTIVE, MODE_ALWAYS, MODE_OBSERVE, STATE_GUARDED,
-        ServiceConfig, ServiceStats,
+        MODE_ADAPTIVE, MODE_ALWAYS, MODE_OBSERVE, OFFER_ECN, OFFER_SACK, OFFER_TIMESTAMPS,
+        OFFER_WINDOW_SCALE, STATE_GUARDED, ServiceConfig, ServiceStats,
     },
     clock::GRACE_NS,
     verdict::Reason,
@@ -11,15 +11,16 @@ use synguard_common::{
 use tracing::{info, warn};
 
 use super::{
+    admission::{Decision, Kind},
     calm::{Calm, Rules, Sample},
     clock,
     sysctl::Profile,
-    watermark::{self, Watermarks},
+    watermark::{self, Listeners, Watermarks},
 };
 use crate::{
     config::cover,
     dataplane::{states::SharedState, stats, tables::Target},
-    model::{Addresses, Mode, Service},
+    model::{Addresses, Mode, Server, ServerOffer, Service},
 };
 
 /// A service and what the daemon remembers of it.
@@ -31,8 +32,8 @@ pub struct Running {
     pub service: Service,
     /// Its watermarks at present.
     pub watermarks: Watermarks,
-    /// Why valid ACKs of it cannot become connections, if they cannot.
-    pub admission_error: Option<String>,
+    /// What its valid ACKs become.
+    pub admission: Decision,
     /// Whether it is guarded, as of the last tick.
     pub guarded: bool,
     /// Wall-clock second of the last change of that.
@@ -48,9 +49,13 @@ impl Running {
     pub fn new(number: u16, service: Service) -> Self {
         Self {
             number,
-            watermarks: watermark::choose(service.high, service.low, None),
+            watermarks: watermark::choose(service.high, service.low, Listeners::Here(None)),
             service,
-            admission_error: None,
+            admission: Decision {
+                kind: Kind::None,
+                reason: "not decided yet".to_owned(),
+                here: false,
+            },
             guarded: false,
             state_since: None,
             calmed_total: 0,
@@ -83,24 +88,33 @@ impl Running {
 
     /// Its entry in `SERVICES`.
     pub fn config(&self, profile: &Profile) -> ServiceConfig {
+        let (offers, rcv_wscale, learns, mss) = match (self.admission.kind, self.service.server) {
+            (Kind::None | Kind::Local, _) => (profile.offers, profile.rcv_wscale, 0, 0),
+            (Kind::Proxy, Server::Learned) => (EVERY_OFFER, 0, 1, 0),
+            (Kind::Proxy, Server::Fixed(offer)) => (
+                offers(&offer),
+                offer.window_scale.unwrap_or(0),
+                0,
+                offer.mss.unwrap_or(0),
+            ),
+            // The client is to refuse that SYN-ACK anyway.
+            (Kind::Reset, _) => (0, 0, 0, 0),
+        };
         ServiceConfig {
             high: self.watermarks.high,
-            offers: profile.offers,
+            offers,
             window: profile.window,
             mode: match self.service.mode {
                 Mode::Adaptive => MODE_ADAPTIVE,
                 Mode::Always => MODE_ALWAYS,
                 Mode::Observe => MODE_OBSERVE,
             },
-            admission: match self.admission_error {
-                None => ADMISSION_LOCAL,
-                Some(_) => ADMISSION_NONE,
-            },
-            rcv_wscale: profile.rcv_wscale,
+            admission: self.admission.kind.number(),
+            rcv_wscale,
             ttl: profile.ttl,
-            learns: 0,
+            learns,
             pad: 0,
-            mss: 0,
+            mss,
             pad2: 0,
         }
     }
@@ -118,11 +132,18 @@ impl Running {
             // In mode observe these are counted elsewhere, and rightly not here: what passes is
             // half-open itself, and needs no projection.
             challenged: stats::count(counted, Reason::Challenged),
-            admitted: stats::count(counted, Reason::Admitted),
-            lost: stats::count(counted, Reason::AdmitRefused)
-                + stats::count(counted, Reason::AdmitNoListener),
+            // One of them each, by admission; together, so that a change of it makes no jump.
+            admitted: stats::total(counted, &stats::LET_IN),
+            lost: stats::total(
+                counted,
+                &[
+                    Reason::AdmitRefused,
+                    Reason::AdmitNoListener,
+                    Reason::FlowTableFull,
+                ],
+            ),
         });
-        let admits = self.admission_error.is_none();
+        let admits = self.admission.kind != Kind::None;
         if state.guarded_count != self.guarded_count {
             self.guarded_count = state.guarded_count;
             self.calm.restart();
@@ -199,14 +220,36 @@ impl Running {
         }
     }
 
+    /// Whether its connections are spliced.
+    pub fn is_proxied(&self) -> bool {
+        self.admission.kind == Kind::Proxy
+    }
+
     /// What it covers, for people.
     pub fn covers(&self) -> Vec<String> {
         cover::describe(&self.service)
     }
 }
 
+/// All that servers are let offer.
+const EVERY_OFFER: u32 = OFFER_TIMESTAMPS | OFFER_SACK | OFFER_WINDOW_SCALE | OFFER_ECN;
+
+fn offers(offer: &ServerOffer) -> u32 {
+    [
+        (offer.timestamps, OFFER_TIMESTAMPS),
+        (offer.sack, OFFER_SACK),
+        (offer.window_scale.is_some(), OFFER_WINDOW_SCALE),
+        (offer.ecn, OFFER_ECN),
+    ]
+    .into_iter()
+    .filter_map(|(on, bit)| on.then_some(bit))
+    .sum()
+}
+
 #[cfg(test)]
 mod tests {
+    use synguard_common::abi::{ADMISSION_LOCAL, ADMISSION_PROXY, ADMISSION_RESET};
+
     use super::*;
     use crate::{config::built_in, dataplane::stats::ZERO};
 
@@ -215,7 +258,73 @@ mod tests {
     fn running(mode: Mode) -> Running {
         let mut service = built_in().services.remove(0);
         service.mode = mode;
-        Running::new(1, service)
+        let mut running = Running::new(1, service);
+        running.admission.kind = Kind::Local;
+        running
+    }
+
+    #[test]
+    fn each_admission_has_its_configuration() {
+        let profile = Profile {
+            offers: OFFER_SACK,
+            window: 64_240,
+            rcv_wscale: 7,
+            ttl: 64,
+        };
+        let config = |kind, server| {
+            let mut running = running(Mode::Adaptive);
+            running.admission.kind = kind;
+            running.service.server = server;
+            let config = running.config(&profile);
+            assert_eq!((config.window, config.ttl), (64_240, 64));
+            (
+                config.admission,
+                config.offers,
+                config.rcv_wscale,
+                config.learns,
+                config.mss,
+            )
+        };
+        let fixed = Server::Fixed(ServerOffer {
+            timestamps: true,
+            window_scale: Some(0),
+            mss: Some(1400),
+            ..ServerOffer::default()
+        });
+        for server in [Server::Learned, fixed] {
+            let local = (ADMISSION_LOCAL, OFFER_SACK, 7, 0, 0);
+            assert_eq!(config(Kind::Local, server), local);
+            assert_eq!(config(Kind::Reset, server), (ADMISSION_RESET, 0, 0, 0, 0));
+        }
+        assert_eq!(
+            config(Kind::Proxy, Server::Learned),
+            (ADMISSION_PROXY, 0b1111, 0, 1, 0)
+        );
+        assert_eq!(
+            config(Kind::Proxy, fixed),
+            (
+                ADMISSION_PROXY,
+                OFFER_TIMESTAMPS | OFFER_WINDOW_SCALE,
+                0,
+                0,
+                1400
+            )
+        );
+    }
+
+    #[test]
+    fn clients_let_in_by_any_admission_were_no_flood() {
+        for reason in stats::LET_IN {
+            let mut running = running(Mode::Adaptive);
+            let slot = SharedState::default();
+            let mut counted = ZERO;
+            for second in 1..=4 {
+                counted.reasons[Reason::Challenged as usize] += 1000;
+                counted.reasons[reason as usize] += 1000;
+                running.tick(second * SECOND, &slot, &counted);
+            }
+            assert_eq!(running.projected(), 0, "{reason:?}");
+        }
     }
 
     #[test]
@@ -248,7 +357,7 @@ mod tests {
     fn without_admission_nothing_is_guarded() {
         for mode in [Mode::Adaptive, Mode::Always] {
             let mut running = running(mode);
-            running.admission_error = Some("old kernel".into());
+            running.admission.kind = Kind::None;
             let slot = SharedState::default();
             slot.turn_guarded(1);
             running.tick(SECOND, &slot, &ZERO);

@@ -23,7 +23,7 @@ impl Guard {
             started_at: self.started_at,
             config: self.config_path.clone(),
             config_applied_at: self.applied_at,
-            local_admission_error: self.admission_error(),
+            local_admission_error: self.local_error(),
             interfaces: self
                 .interfaces
                 .iter()
@@ -83,17 +83,10 @@ impl Guard {
         ServiceStatus {
             name: running.service.name.clone(),
             covers: running.covers(),
-            excepted: super::guard::excepted(&self.tables, running.number),
+            excepted: super::plan::excepted(&self.tables, running.number),
             mode: running.service.mode,
-            admission: if running.admission_error.is_none() {
-                "local"
-            } else {
-                "none"
-            }
-            .to_owned(),
-            admission_reason: running.admission_error.clone().unwrap_or_else(|| {
-                "the kernel makes sockets of this box from our cookies".to_owned()
-            }),
+            admission: running.admission.kind.to_string(),
+            admission_reason: running.admission.reason.clone(),
             state: if running.guarded { "guarded" } else { "calm" }.to_owned(),
             state_since: running.state_since,
             half_open: state.half_open,

@@ -6,9 +6,7 @@
 //! before it are taken back in reverse order.
 
 use aya::maps::{MapError, lpm_trie::Key};
-use synguard_common::abi::{
-    Address, AddressEntry, PortEntry, PortKey, Runtime, ServiceConfig, map,
-};
+use synguard_common::abi::{Address, AddressEntry, PortEntry, PortKey, ServiceConfig, map};
 use tracing::error;
 
 use super::{
@@ -29,7 +27,7 @@ pub enum Step {
     Address([u8; 16], Option<AddressEntry>),
     /// To `PREFIXES`.
     Prefix(Prefix, Option<AddressEntry>),
-    /// To [`Runtime::has_prefixes`].
+    /// To [`synguard_common::abi::Runtime::has_prefixes`].
     HasPrefixes(bool),
 }
 
@@ -178,27 +176,17 @@ impl Sink for Maps {
                 };
                 (map::PREFIXES, result)
             }
-            Step::HasPrefixes(has_prefixes) => (map::RUNTIME, self.set_has_prefixes(has_prefixes)),
+            Step::HasPrefixes(has_prefixes) => {
+                let changed = self.change_runtime(|runtime| {
+                    runtime.has_prefixes = u32::from(has_prefixes);
+                });
+                (map::RUNTIME, changed)
+            }
         };
         result.map_err(|error| ApplyError {
             map,
             reason: one_line(&error),
         })
-    }
-}
-
-impl Maps {
-    /// `no_metadata` is the programs' to write: read, change, write.
-    fn set_has_prefixes(&mut self, has_prefixes: bool) -> Result<(), MapError> {
-        let Wire(runtime) = self.runtime.get(&0, 0)?;
-        self.runtime.set(
-            0,
-            Wire(Runtime {
-                has_prefixes: u32::from(has_prefixes),
-                ..runtime
-            }),
-            0,
-        )
     }
 }
 

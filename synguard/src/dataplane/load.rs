@@ -31,6 +31,11 @@ pub const PROGRAM_ADMIT: &str = "synguard_admit";
 /// TC egress program: the way out.
 pub const PROGRAM_OUT: &str = "synguard_out";
 
+/// TC program that is never attached: run by the daemon, it looks after the flows.
+pub const PROGRAM_SWEEP: &str = "synguard_sweep";
+/// XDP program that passes everything: what frames are injected by in generic mode.
+pub const PROGRAM_PASS: &str = "synguard_pass";
+
 /// Kernel the programs need, whatever the admission.
 const OLDEST_KERNEL: KernelVersion = KernelVersion::new(5, 15, 0);
 
@@ -47,6 +52,24 @@ pub const PORT_ENTRIES: u32 = 2 * super::tables::MAX_PORTS as u32;
 pub struct Options {
     /// Entries of the half-open table.
     pub half_open_entries: u32,
+}
+
+/// Sizes of the tables that only forwarded and verified clients need.
+#[derive(Clone, Copy, Debug)]
+pub struct FlowSizes {
+    /// Entries of the flow table.
+    pub flows: u32,
+    /// Entries of the table of verified sources.
+    pub verified: u32,
+}
+
+impl Default for FlowSizes {
+    fn default() -> Self {
+        Self {
+            flows: crate::config::DEFAULT_FLOW_ENTRIES,
+            verified: crate::config::DEFAULT_VERIFIED_ENTRIES,
+        }
+    }
 }
 
 /// The loaded programs and their tables.
@@ -85,9 +108,14 @@ pub fn kernel_release() -> String {
         .unwrap_or_else(|_| "of unknown release".to_owned())
 }
 
+/// Loads with flow tables of the usual sizes.
+pub fn load(options: &Options) -> Result<Dataplane, LoadError> {
+    load_sized(options, FlowSizes::default())
+}
+
 /// Loads everything the kernel can run. Where it cannot make sockets from our cookies,
 /// [`Dataplane::local_error`] says why and `synguard_admit` stays out.
-pub fn load(options: &Options) -> Result<Dataplane, LoadError> {
+pub fn load_sized(options: &Options, sizes: FlowSizes) -> Result<Dataplane, LoadError> {
     let release = kernel_release();
     if KernelVersion::current().is_ok_and(|version| version < OLDEST_KERNEL) {
         return Err(LoadError::KernelTooOld { release });
@@ -110,6 +138,8 @@ pub fn load(options: &Options) -> Result<Dataplane, LoadError> {
     let mut ebpf = EbpfLoader::new()
         .btf(Some(&btf))
         .map_max_entries(map::HALF_OPEN, options.half_open_entries)
+        .map_max_entries(map::FLOWS, sizes.flows)
+        .map_max_entries(map::VERIFIED, sizes.verified)
         .map_max_entries(map::ADDRESSES, ADDRESS_ENTRIES)
         .map_max_entries(map::PREFIXES, ADDRESS_ENTRIES)
         .map_max_entries(map::PORTS, PORT_ENTRIES)
@@ -139,6 +169,16 @@ pub fn load(options: &Options) -> Result<Dataplane, LoadError> {
     xdp.load().map_err(|error| rejected(PROGRAM_IN, &error))?;
     let out: &mut SchedClassifier = program(&mut ebpf, PROGRAM_OUT)?;
     out.load().map_err(|error| rejected(PROGRAM_OUT, &error))?;
+    // Until the object has them, whoever needs them says so.
+    if let Ok(sweep) = program::<SchedClassifier>(&mut ebpf, PROGRAM_SWEEP) {
+        sweep
+            .load()
+            .map_err(|error| rejected(PROGRAM_SWEEP, &error))?;
+    }
+    if let Ok(pass) = program::<Xdp>(&mut ebpf, PROGRAM_PASS) {
+        pass.load()
+            .map_err(|error| rejected(PROGRAM_PASS, &error))?;
+    }
     if local_error.is_none() {
         let admit: &mut SchedClassifier = program(&mut ebpf, PROGRAM_ADMIT)?;
         admit

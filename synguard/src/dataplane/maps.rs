@@ -4,17 +4,31 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, MapInfo, PerCpuArray},
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, MapInfo, PerCpuArray, Queue},
 };
 use synguard_common::abi::{
-    self, Address, AddressEntry, Clock, EpochKey, HalfOpen, PortEntry, PortKey, Runtime,
-    ServiceConfig, ServiceStats, Tuple, map,
+    self, Address, AddressEntry, Clock, EpochKey, Errand, FlowCounts, FlowEntry, HalfOpen,
+    PortEntry, PortKey, Runtime, ServiceConfig, ServiceStats, Sweep, Tuple, VerifiedSource, map,
 };
 
 use super::{error::LoadError, states::States, wire::Wire};
 
 /// `HALF_OPEN`.
 pub type HalfOpenMap = HashMap<MapData, Wire<Tuple>, Wire<HalfOpen>>;
+
+/// The tables of flows and verified sources, for a thread of their own.
+pub struct FlowMaps {
+    /// Connections of proxied services.
+    pub flows: HashMap<MapData, Wire<Tuple>, Wire<FlowEntry>>,
+    /// What the programs counted.
+    pub counts: PerCpuArray<MapData, Wire<FlowCounts>>,
+    /// Sources that answered a cookie with RST.
+    pub verified: HashMap<MapData, Wire<Address>, Wire<VerifiedSource>>,
+    /// What there is to do.
+    pub errands: Queue<MapData, Wire<Errand>>,
+    /// What the last sweep found.
+    pub sweep: Array<MapData, Wire<Sweep>>,
+}
 
 /// Every table the daemon reads or writes. `ADMISSIONS` is the programs' own.
 pub struct Maps {
@@ -36,6 +50,8 @@ pub struct Maps {
     pub runtime: Array<MapData, Wire<Runtime>>,
     /// Half-open connections; the sweep opens it once more with [`Maps::open_half_open`].
     pub half_open: HalfOpenMap,
+    /// The tables of flows, until they are taken.
+    pub flows: Option<FlowMaps>,
     /// State of services, shared memory.
     pub states: Arc<States>,
     infos: BTreeMap<&'static str, MapInfo>,
@@ -46,8 +62,16 @@ impl Maps {
     /// must be loaded while these are alive.
     pub fn take(ebpf: &mut Ebpf) -> Result<Self, LoadError> {
         let mut infos = BTreeMap::new();
-        for name in [map::ADDRESSES, map::PREFIXES, map::PORTS, map::HALF_OPEN] {
-            if let Some(Map::HashMap(data) | Map::LpmTrie(data)) = ebpf.map(name)
+        for name in [
+            map::ADDRESSES,
+            map::PREFIXES,
+            map::PORTS,
+            map::HALF_OPEN,
+            map::FLOWS,
+            map::VERIFIED,
+        ] {
+            if let Some(Map::HashMap(data) | Map::LruHashMap(data) | Map::LpmTrie(data)) =
+                ebpf.map(name)
                 && let Ok(info) = data.info()
             {
                 infos.insert(name, info);
@@ -76,6 +100,13 @@ impl Maps {
             clock: typed(ebpf, map::CLOCK)?,
             runtime: typed(ebpf, map::RUNTIME)?,
             half_open: typed(ebpf, map::HALF_OPEN)?,
+            flows: Some(FlowMaps {
+                flows: typed(ebpf, map::FLOWS)?,
+                counts: typed(ebpf, map::FLOW_COUNTS)?,
+                verified: typed(ebpf, map::VERIFIED)?,
+                errands: typed(ebpf, map::ERRANDS)?,
+                sweep: typed(ebpf, map::SWEEP)?,
+            }),
             states: Arc::new(states),
             infos,
         };
@@ -95,6 +126,18 @@ impl Maps {
                 reason: super::error::one_line(&error),
             })?;
         Ok(maps)
+    }
+
+    /// Changes [`Runtime`]. `no_metadata` is the programs' to write: read, change, write, and that
+    /// only where something changes.
+    pub fn change_runtime(&mut self, change: impl FnOnce(&mut Runtime)) -> Result<(), MapError> {
+        let Wire(before) = self.runtime.get(&0, 0)?;
+        let mut after = before;
+        change(&mut after);
+        if after == before {
+            return Ok(());
+        }
+        self.runtime.set(0, Wire(after), 0)
     }
 
     /// Room in the table `name`.

@@ -56,6 +56,18 @@ fn add(total: &mut [u64], part: &[u64]) {
     }
 }
 
+/// The reasons that a challenged client is let in with, one for each admission.
+pub const LET_IN: [Reason; 3] = [
+    Reason::Admitted,
+    Reason::SpliceStarted,
+    Reason::SourceVerified,
+];
+
+/// Packets that left with any of `reasons`.
+pub fn total(stats: &ServiceStats, reasons: &[Reason]) -> u64 {
+    reasons.iter().map(|reason| count(stats, *reason)).sum()
+}
+
 /// Packets that left with `reason`.
 pub fn count(stats: &ServiceStats, reason: Reason) -> u64 {
     stats.reasons[reason as usize]

@@ -13,7 +13,7 @@
 //!    [`crate::config::cover`]).
 //!
 //! A port of a local address whose listener cannot take our sockets (see [`Exception`]) belongs
-//! to no service.
+//! to no service, if it would belong to one that gives it some.
 //!
 //! # How the programs look it up
 //!
@@ -30,7 +30,9 @@ use std::{
 };
 
 use ipnet::{IpNet, Ipv6Net};
-use synguard_common::abi::{AddressEntry, SERVICE_NONE, ServiceConfig};
+use synguard_common::abi::{
+    ADMISSION_PROXY, ADMISSION_RESET, AddressEntry, SERVICE_NONE, ServiceConfig,
+};
 
 use super::wire::mapped;
 
@@ -202,7 +204,7 @@ pub fn compile(
         if mtu.is_some() || others.contains(&address) {
             for port in exceptions_of(facts, address) {
                 let taken_from = ports.get(&port).copied().unwrap_or(service);
-                if taken_from != SERVICE_NONE {
+                if taken_from != SERVICE_NONE && compiler.makes_sockets(taken_from) {
                     compiler.tables.excepted.insert((taken_from, address, port));
                     ports.insert(port, SERVICE_NONE);
                 }
@@ -243,6 +245,12 @@ impl Compiler {
             service,
             mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
         }
+    }
+
+    /// Whether listeners of a service must take sockets from us, now or once that is possible.
+    fn makes_sockets(&self, service: u16) -> bool {
+        let config = self.tables.services.get(&service);
+        !config.is_some_and(|config| matches!(config.admission, ADMISSION_PROXY | ADMISSION_RESET))
     }
 
     fn ports_id(&mut self, ports: BTreeMap<u16, u16>) -> u32 {

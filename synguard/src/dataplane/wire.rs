@@ -33,6 +33,11 @@ pod!(
     abi::Runtime,
     abi::Tuple,
     abi::HalfOpen,
+    abi::FlowEntry,
+    abi::FlowCounts,
+    abi::Errand,
+    abi::Sweep,
+    abi::VerifiedSource,
 );
 
 /// The address as the tables hold it: IPv4 mapped to `::ffff:a.b.c.d`.

@@ -1,0 +1,206 @@
+//! From what is configured and what the box looks like to the tables: admission and watermarks of
+//! every service, and the entries that say so.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use synguard_common::abi::SERVICE_NONE;
+use tracing::{info, warn};
+
+use super::{
+    admission::{self, Kind},
+    guard::Guard,
+    service::Running,
+    sysctl::Profile,
+    watermark::{self, Listeners},
+};
+use crate::{
+    dataplane::{
+        Tables,
+        tables::{self, Exception, Facts},
+    },
+    model::Service,
+};
+
+/// MTU to go by without an interface.
+pub(super) const USUAL_MTU: u32 = 1500;
+
+impl Guard {
+    /// Compiles the tables for `services`, whose watermarks and admission it brings up to date.
+    pub(super) fn plan(&self, services: &mut [Running]) -> anyhow::Result<Tables> {
+        let local_error = self.local_error();
+        let own = self.own();
+        for running in services.iter_mut() {
+            let Service {
+                admission,
+                addresses,
+                ..
+            } = &running.service;
+            running.admission =
+                admission::decide(*admission, addresses, &own, local_error.as_deref());
+        }
+        let profile = self.profile();
+        let targets: Vec<_> = services
+            .iter()
+            .map(|running| running.target(&profile))
+            .collect();
+        let mut tables = tables::compile(&targets, &self.facts(), &self.tables)?;
+        let backlogs = self.backlogs(&tables);
+        for running in services {
+            let listeners = if running.admission.here {
+                Listeners::Here(backlogs.get(&running.number).copied())
+            } else {
+                Listeners::Behind
+            };
+            running.watermarks =
+                watermark::choose(running.service.high, running.service.low, listeners);
+            tables
+                .services
+                .insert(running.number, running.config(&profile));
+        }
+        Ok(tables)
+    }
+
+    /// Why `local` admission is impossible at the moment.
+    pub(super) fn local_error(&self) -> Option<String> {
+        self.dataplane.local_error.clone().or_else(|| {
+            (self.tcp.syncookies == 0).then(|| {
+                "net.ipv4.tcp_syncookies is 0, with which the kernel refuses sockets made from \
+                 cookies: sysctl -w net.ipv4.tcp_syncookies=1"
+                    .to_owned()
+            })
+        })
+    }
+
+    fn profile(&self) -> Profile {
+        let mtu = self
+            .interfaces
+            .iter()
+            .filter_map(|interface| self.mtu_of(interface.index))
+            .max();
+        Profile {
+            rcv_wscale: self.rcv_wscale,
+            ..self.tcp.profile(mtu.unwrap_or(USUAL_MTU))
+        }
+    }
+
+    fn mtu_of(&self, index: u32) -> Option<u32> {
+        self.world.by_index(index).map(|link| link.device.mtu)
+    }
+
+    fn facts(&self) -> Facts {
+        let indices = || self.interfaces.iter().map(|interface| interface.index);
+        let exceptions = self.listeners.iter().filter(|listener| listener.mptcp);
+        Facts {
+            addresses: indices()
+                .flat_map(|index| self.world.addresses_at(index))
+                .collect(),
+            others: self.world.all_addresses().collect(),
+            mtu: indices()
+                .filter_map(|index| self.mtu_of(index))
+                .min()
+                .unwrap_or(USUAL_MTU),
+            exceptions: exceptions
+                .map(|listener| Exception {
+                    address: listener.address,
+                    port: listener.port,
+                })
+                .collect(),
+        }
+    }
+
+    /// The addresses of this machine.
+    fn own(&self) -> BTreeSet<IpAddr> {
+        let addresses = self.world.all_addresses();
+        addresses.map(|address| address.to_canonical()).collect()
+    }
+
+    /// The smallest backlog among the listeners of each service.
+    fn backlogs(&self, tables: &Tables) -> BTreeMap<u16, u32> {
+        let mut backlogs = BTreeMap::new();
+        let own = self.own();
+        for listener in &self.listeners {
+            let everywhere = own.iter().copied().filter(|_| listener.address.is_none());
+            for address in everywhere.chain(listener.address) {
+                let number = tables.lookup(address, listener.port);
+                if number != SERVICE_NONE {
+                    let smallest = backlogs.entry(number).or_insert(listener.backlog);
+                    *smallest = listener.backlog.min(*smallest);
+                }
+            }
+        }
+        backlogs
+    }
+}
+
+/// What a service must leave alone, a line for each port.
+pub(super) fn excepted(tables: &Tables, number: u16) -> Vec<String> {
+    let mut ports: BTreeMap<u16, Vec<String>> = BTreeMap::new();
+    for (_, address, port) in tables.excepted.iter().filter(|(of, ..)| *of == number) {
+        ports.entry(*port).or_default().push(address.to_string());
+    }
+    ports
+        .into_iter()
+        .map(|(port, addresses)| {
+            format!(
+                "port {port} of {}: its listener speaks MPTCP, and the kernel takes no cookie \
+                 connections for it; turn MPTCP off there (a Go server: GODEBUG=multipathtcp=0)",
+                addresses.join(", ")
+            )
+        })
+        .collect()
+}
+
+fn pairs<'a>(
+    old: &'a [Running],
+    new: &'a [Running],
+) -> impl Iterator<Item = (Option<&'a Running>, &'a Running)> {
+    new.iter()
+        .map(|new| (old.iter().find(|old| old.number == new.number), new))
+}
+
+pub(super) fn report_watermarks(old: &[Running], new: &[Running]) {
+    for (old, new) in pairs(old, new) {
+        if old.is_none_or(|old| old.watermarks != new.watermarks) {
+            info!(
+                service = new.service.name,
+                high = new.watermarks.high,
+                low = new.watermarks.low,
+                "watermarks of {}: high {}, low {} ({})",
+                new.service.name,
+                new.watermarks.high,
+                new.watermarks.low,
+                new.watermarks.reason
+            );
+        }
+    }
+}
+
+/// Says what has changed; without `old`, only what is wrong.
+pub(super) fn report_admission(old: &[Running], new: &[Running]) {
+    for (old, new) in pairs(old, new) {
+        let name = &new.service.name;
+        let (kind, reason) = (new.admission.kind, &new.admission.reason);
+        let before = old.map(|old| &old.admission);
+        if before.is_some_and(|before| *before == new.admission) {
+            continue;
+        }
+        match before.map(|before| before.kind) {
+            None if kind == Kind::None => warn!(
+                service = name,
+                "service {name} is watched but cannot be guarded: {reason}"
+            ),
+            Some(_) if kind == Kind::None => warn!(
+                service = name,
+                "service {name} cannot be guarded any more: {reason}"
+            ),
+            Some(Kind::None) => info!(
+                service = name,
+                "service {name} can be guarded again: admission {kind} ({reason})"
+            ),
+            _ => info!(service = name, "admission of {name}: {kind} ({reason})"),
+        }
+    }
+}
