@@ -12,7 +12,7 @@ use std::{
     net::IpAddr,
     os::fd::{AsFd as _, AsRawFd as _},
     sync::atomic::{AtomicU32, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -220,10 +220,35 @@ pub fn numbered_veth(wire: u8, first: &Netns, second: &Netns, mtu: u32) -> Resul
             mac,
         })
     };
-    Ok([
+    let ends = [
         end(first, &names[0], macs[0])?,
         end(second, &names[1], macs[1])?,
-    ])
+    ];
+    for end in &ends {
+        wait_until_active(&end.ns, end.index)?;
+    }
+    Ok(ends)
+}
+
+/// Waits until the kernel has given a device that is up its queue, which it does in its own time, up
+/// to a second later. What is sent before then is lost.
+fn wait_until_active(ns: &Netns, index: u32) -> Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let is_noop = |attribute: &LinkAttribute| matches!(attribute, LinkAttribute::Qdisc(name) if name == "noop");
+    ns.netlink(async |handle| {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let links = handle.link().get().match_index(index).execute();
+            let links: Vec<_> = links.try_collect().await?;
+            if !links.iter().flat_map(|link| &link.attributes).any(is_noop) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                bail!("device {index} is up, but has no queue after {PATIENCE:?}");
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
 }
 
 /// Makes a bridge in a namespace with these ends as its ports, and returns its interface index. It
@@ -246,6 +271,7 @@ pub fn bridge(ns: &Netns, name: &str, ports: &[&End]) -> Result<u32> {
         }
         set_up(&handle, index).await
     })?;
+    wait_until_active(ns, index)?;
     Ok(index)
 }
 
@@ -291,6 +317,7 @@ pub fn stack_vlans(end: &End, vlans: &[Vlan], mtu: u32) -> Result<Top> {
         top.index = end.ns.run(|| index_of(&name))?;
         end.ns
             .netlink(async |handle| set_up(&handle, top.index).await)?;
+        wait_until_active(&end.ns, top.index)?;
         top.name = name;
     }
     set_mtu(end, top.index, mtu)?;
@@ -330,6 +357,7 @@ fn stand_in(end: &End, vlans: &[Vlan], mtu: u32) -> Result<Top> {
     let tags = TagLinks::attach(end, &name, vlans)?;
     end.ns
         .netlink(async |handle| set_up(&handle, index).await)?;
+    wait_until_active(&end.ns, index)?;
     Ok(Top {
         index,
         name,
