@@ -6,11 +6,12 @@
 use crate::{
     abi::{Address, Tuple},
     siphash::SipHash24,
+    tables::Parked,
     wire::{ipv4, ipv6},
 };
 
 /// Both addresses of a connection.
-pub trait Net: Copy + crate::synack::WriteAnswer {
+pub trait Net: Copy + crate::handshake::IpHeader {
     /// Length of the IP header that our answers have, bytes.
     const HEADER: usize;
     /// MTU less MSS: the IP header and a TCP header without options (RFC 9293 section 3.7.1).
@@ -32,6 +33,10 @@ pub trait Net: Copy + crate::synack::WriteAnswer {
     fn sum(self) -> u64;
     /// A word in which the low bits of both addresses count, for tables that need no strong hash.
     fn mix(self) -> u64;
+    /// Puts both addresses aside.
+    fn park(self, parked: &Parked);
+    /// Takes them up again.
+    fn unpark(parked: &Parked) -> Self;
     /// Whether no answer may be sent to the client's address: multicast, broadcast, unspecified,
     /// loopback (RFC 1122 section 3.2.1.3, RFC 4291 section 2.7), or the server's own.
     fn bad_source(self) -> bool;
@@ -105,6 +110,20 @@ impl Net for V4 {
     }
 
     #[inline(always)]
+    fn park(self, parked: &Parked) {
+        parked.addresses[0].set(self.mix());
+    }
+
+    #[inline(always)]
+    fn unpark(parked: &Parked) -> Self {
+        let both = parked.addresses[0].get();
+        Self {
+            client: (both >> 32) as u32,
+            server: both as u32,
+        }
+    }
+
+    #[inline(always)]
     fn bad_source(self) -> bool {
         let first = self.client >> 24;
         first >= 224 || first == 0 || first == 127 || self.client == self.server
@@ -150,6 +169,23 @@ impl Net for V6 {
     #[inline(always)]
     fn mix(self) -> u64 {
         self.client[0] ^ self.client[1].rotate_left(32) ^ (self.server[1] << 16)
+    }
+
+    #[inline(always)]
+    fn park(self, parked: &Parked) {
+        parked.addresses[0].set(self.client[0]);
+        parked.addresses[1].set(self.client[1]);
+        parked.addresses[2].set(self.server[0]);
+        parked.addresses[3].set(self.server[1]);
+    }
+
+    #[inline(always)]
+    fn unpark(parked: &Parked) -> Self {
+        let word = |i: usize| parked.addresses[i].get();
+        Self {
+            client: [word(0), word(1)],
+            server: [word(2), word(3)],
+        }
     }
 
     #[inline(always)]

@@ -6,14 +6,17 @@
 
 use crate::{
     abi::{
-        ADMISSION_NONE, AddressEntry, HalfOpen, MODE_ALWAYS, MODE_OBSERVE, PortKey, SERVICE_NONE,
-        STATE_GUARDED, ServiceConfig,
+        ADMISSION_LOCAL, ADMISSION_NONE, ADMISSION_PROXY, ADMISSION_RESET, AddressEntry, HalfOpen,
+        MODE_ALWAYS, MODE_OBSERVE, PortKey, SERVICE_NONE, STATE_GUARDED, ServiceConfig,
     },
     cookie::{self, Payload, Timestamp},
     flow::{Flow, MAPPED, Net, V4, V6},
-    halfopen, options,
-    packet::{Packet, PacketMut, View},
-    recent, synack,
+    halfopen,
+    handshake::{self, Handshake, Hop, Towards},
+    icmp, options,
+    packet::{Arriving, Packet, View},
+    profile::{self, Offer, Profile},
+    recent, reset, splice,
     tables::{Inserted, Socket, State, Tables, Verdict, key},
     verdict::Reason,
     wire::{ethernet, ipv4, ipv6, tcp},
@@ -21,14 +24,19 @@ use crate::{
 
 /// Decides on a frame, and rewrites it where the verdict is to answer.
 #[inline(always)]
-pub fn ingress<P: PacketMut, T: Tables>(packet: P, tables: &T) -> Verdict {
-    locate(packet, tables, Judge)
+pub fn ingress<P: Arriving, T: Tables>(packet: P, tables: &T) -> Verdict {
+    let mut packet = packet;
+    match locate(&mut packet, tables, Judge) {
+        Some(verdict) => verdict,
+        None => splice::parked(packet, tables),
+    }
 }
 
 struct Judge;
 
-impl<P: PacketMut, T: Tables> Visitor<P, T> for Judge {
-    type Output = Verdict;
+impl<P: Arriving, T: Tables> Visitor<P, T> for Judge {
+    /// `None`: a segment of a proxied service, which is parked.
+    type Output = Option<Verdict>;
 
     #[inline(always)]
     fn segment<N: Net>(
@@ -37,13 +45,19 @@ impl<P: PacketMut, T: Tables> Visitor<P, T> for Judge {
         tables: &T,
         flow: &Flow<N>,
         segment: &Segment,
-    ) -> Verdict {
+    ) -> Option<Verdict> {
         judge(&mut packet, tables, flow, segment)
     }
 
     #[inline(always)]
-    fn other(self, verdict: Verdict) -> Verdict {
-        verdict
+    fn other(self, packet: P, tables: &T, verdict: Verdict) -> Option<Verdict> {
+        if verdict.reason as u32 == Reason::NotTcp as u32
+            && tables.forwards()
+            && icmp::inward(packet, *tables)
+        {
+            return Some(Verdict::none(Reason::IcmpTranslated));
+        }
+        Some(verdict)
     }
 }
 
@@ -95,7 +109,7 @@ pub trait Visitor<P, T> {
         segment: &Segment,
     ) -> Self::Output;
     /// Anything else, with the verdict on it.
-    fn other(self, verdict: Verdict) -> Self::Output;
+    fn other(self, packet: P, tables: &T, verdict: Verdict) -> Self::Output;
 }
 
 /// Finds the service of a frame and its TCP header, or the verdict where there is none to find.
@@ -106,20 +120,20 @@ pub fn locate<P: Packet, T: Tables, V: Visitor<P, T>>(
     visitor: V,
 ) -> V::Output {
     let Some((ethertype, at)) = ethernet::payload(&packet) else {
-        return visitor.other(Verdict::none(Reason::NotTcp));
+        return visitor.other(packet, tables, Verdict::none(Reason::NotTcp));
     };
     let at = at + tables.zero();
     if at > ethernet::MAX_HEADER {
-        return visitor.other(Verdict::none(Reason::NotTcp));
+        return visitor.other(packet, tables, Verdict::none(Reason::NotTcp));
     }
     if ethertype == ethernet::IPV4 {
         visit_v4(packet, *tables, at, visitor)
     } else if ethertype == ethernet::IPV6 {
         visit_v6(packet, *tables, at, visitor)
     } else if ethernet::is_tag(ethertype) {
-        visitor.other(hidden(tables, Reason::TooManyTags))
+        visitor.other(packet, tables, hidden(tables, Reason::TooManyTags))
     } else {
-        visitor.other(Verdict::none(Reason::NotTcp))
+        visitor.other(packet, tables, Verdict::none(Reason::NotTcp))
     }
 }
 
@@ -135,7 +149,7 @@ fn visit_v4<P: Packet, T: Tables, V: Visitor<P, T>>(
 ) -> V::Output {
     match locate_v4(&packet, &tables, at) {
         Ok((flow, segment)) => visitor.segment(packet, &tables, &flow, &segment),
-        Err(verdict) => visitor.other(verdict),
+        Err(verdict) => visitor.other(packet, &tables, verdict),
     }
 }
 
@@ -148,7 +162,7 @@ fn visit_v6<P: Packet, T: Tables, V: Visitor<P, T>>(
 ) -> V::Output {
     match locate_v6(&packet, &tables, at) {
         Ok((flow, segment)) => visitor.segment(packet, &tables, &flow, &segment),
-        Err(verdict) => visitor.other(verdict),
+        Err(verdict) => visitor.other(packet, &tables, verdict),
     }
 }
 
@@ -277,8 +291,9 @@ fn by_state<T: Tables>(tables: &T, service: u16, reason: Reason) -> Verdict {
     }
 }
 
+/// The service of a port of an address.
 #[inline(always)]
-fn service_of<T: Tables>(tables: &T, entry: &AddressEntry, port: u16) -> u16 {
+pub fn service_of<T: Tables>(tables: &T, entry: &AddressEntry, port: u16) -> u16 {
     if entry.ports_id == 0 {
         return entry.service;
     }
@@ -364,29 +379,48 @@ pub fn is_guarded(config: &ServiceConfig, state: impl State) -> bool {
 }
 
 #[inline(always)]
-fn judge<N: Net, P: PacketMut, T: Tables>(
+fn judge<N: Net, P: Arriving, T: Tables>(
     packet: &mut P,
     tables: &T,
     flow: &Flow<N>,
     segment: &Segment,
-) -> Verdict {
+) -> Option<Verdict> {
     let service = segment.service;
     let (Some(config), Some(state)) = (tables.service(service), tables.state(service)) else {
-        return Verdict::none(Reason::Unprotected);
+        return Some(Verdict::none(Reason::Unprotected));
     };
+    let syn = segment.tcp.flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
+    if config.admission == ADMISSION_PROXY && !syn {
+        splice::park(tables, flow, segment);
+        return None;
+    }
     let reason = if is_guarded(config, state) {
         guarded(packet, tables, flow, segment, config)
     } else {
         calm(tables, flow, segment, config, state)
     };
-    let syn = segment.tcp.flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
-    Verdict {
-        service,
-        reason,
-        // A cookie handed out before the mode was changed is honoured for real.
-        observe: config.mode == MODE_OBSERVE && reason as u32 != Reason::CookieValid as u32,
-        syn,
+    Some(Verdict::of(config, service, reason, syn))
+}
+
+/// Why a segment that no host sends is dropped for a guarded service.
+#[inline(always)]
+pub fn nonsense(tcp: &tcp::Header, tcp_at: usize, end: usize) -> Option<Reason> {
+    let flags = tcp.flags;
+    let header_len = tcp.header_len as usize;
+    if header_len < tcp::HEADER || tcp_at + header_len > end {
+        return Some(Reason::BadTcp);
     }
+    if flags & tcp::SYN != 0 {
+        if flags & tcp::RST != 0 {
+            return Some(Reason::SynRst);
+        }
+        if flags & tcp::FIN != 0 {
+            return Some(Reason::SynFin);
+        }
+    } else if flags & (tcp::ACK | tcp::RST) == 0 {
+        return Some(Reason::NoAck);
+    }
+    None
 }
 
 // ---- calm -------------------------------------------------------------------------------------
@@ -413,7 +447,7 @@ fn calm<N: Net, T: Tables>(
     }
     let grace_until = state.grace_until();
     if grace_until != 0
-        && config.admission != ADMISSION_NONE
+        && config.admission == ADMISSION_LOCAL
         && segment.tcp.flags & CONTROL & !tcp::FIN == tcp::ACK
         && tables.now().monotonic < grace_until
         && tables.socket(flow) == Socket::Listener
@@ -434,7 +468,7 @@ fn calm_syn<N: Net, T: Tables>(tables: T, flow: &Flow<N>, isn: u32, service: u16
         return Reason::Unprotected;
     };
     // What is not admitted locally may be forwarded: this box's socket table says nothing of it.
-    if config.admission != ADMISSION_NONE {
+    if config.admission == ADMISSION_LOCAL {
         match tables.socket(flow) {
             Socket::Listener | Socket::TimeWait => {}
             Socket::None => return Reason::NoListener,
@@ -482,7 +516,7 @@ fn turn_guarded<T: Tables>(tables: &T, config: &ServiceConfig, state: T::State<'
 
 /// Takes a half-open connection out of the count if this segment ends it.
 #[inline(never)]
-fn half_open_step<N: Net, T: Tables>(
+pub fn half_open_step<N: Net, T: Tables>(
     tables: T,
     flow: &Flow<N>,
     flags: u16,
@@ -510,30 +544,22 @@ fn half_open_step<N: Net, T: Tables>(
 // ---- guarded ----------------------------------------------------------------------------------
 
 #[inline(always)]
-fn guarded<N: Net, P: PacketMut, T: Tables>(
+fn guarded<N: Net, P: Arriving, T: Tables>(
     packet: &mut P,
     tables: &T,
     flow: &Flow<N>,
     segment: &Segment,
     config: &ServiceConfig,
 ) -> Reason {
-    let flags = segment.tcp.flags;
-    let header_len = segment.tcp.header_len as usize;
-    if header_len < tcp::HEADER || segment.tcp_at + header_len > segment.end {
-        return Reason::BadTcp;
+    if let Some(reason) = nonsense(&segment.tcp, segment.tcp_at, segment.end) {
+        return reason;
     }
-    if flags & tcp::SYN != 0 {
-        if flags & tcp::RST != 0 {
-            return Reason::SynRst;
-        }
-        if flags & tcp::FIN != 0 {
-            return Reason::SynFin;
-        }
-        if flags & tcp::ACK == 0 {
-            return guarded_syn(packet, tables, flow, segment, config);
-        }
-    } else if flags & (tcp::ACK | tcp::RST) == 0 {
-        return Reason::NoAck;
+    let flags = segment.tcp.flags;
+    if flags & (tcp::SYN | tcp::ACK) == tcp::SYN {
+        return guarded_syn(packet, tables, flow, segment, config);
+    }
+    if config.admission == ADMISSION_RESET {
+        return reset::segment(*tables, flow, flags, segment.tcp.sequence);
     }
     match tables.socket(flow) {
         Socket::Request if flags & tcp::SYN == 0 => {
@@ -553,7 +579,7 @@ fn guarded<N: Net, P: PacketMut, T: Tables>(
 }
 
 #[inline(always)]
-fn guarded_syn<N: Net, P: PacketMut, T: Tables>(
+fn guarded_syn<N: Net, P: Arriving, T: Tables>(
     packet: &mut P,
     tables: &T,
     flow: &Flow<N>,
@@ -569,11 +595,17 @@ fn guarded_syn<N: Net, P: PacketMut, T: Tables>(
     if link.u8(0) & 1 != 0 {
         return Reason::NotForHost;
     }
-    match tables.socket(flow) {
-        Socket::Listener => {}
-        Socket::None => return Reason::NoListener,
-        Socket::TimeWait => return Reason::SynTimeWait,
-        Socket::Request | Socket::Connection => return Reason::SynKnown,
+    if config.admission == ADMISSION_LOCAL {
+        match tables.socket(flow) {
+            Socket::Listener => {}
+            Socket::None => return Reason::NoListener,
+            Socket::TimeWait => return Reason::SynTimeWait,
+            Socket::Request | Socket::Connection => return Reason::SynKnown,
+        }
+    }
+    if config.admission == ADMISSION_RESET && tables.is_verified(&flow.net.client()) {
+        calm_syn(*tables, flow, segment.tcp.sequence, segment.service);
+        return Reason::SynVerified;
     }
     let now = tables.now();
     let Some(key) = key(tables, now.epoch()) else {
@@ -592,17 +624,60 @@ fn guarded_syn<N: Net, P: PacketMut, T: Tables>(
     let options_at = segment.tcp_at + tcp::HEADER;
     let options_len = segment.tcp.header_len as usize - tcp::HEADER;
     let offered = options::read(packet, options_at, options_len, tables.zero());
-    let options = offered.agree(synack::asks_for_ecn(segment.tcp.flags), config.offers);
-    let payload = Payload::new::<N>(&options, key.epoch);
-    let isn = segment.tcp.sequence;
-    let answer = synack::Answer {
-        isn,
-        cookie: cookie::generate(flow, isn, payload, key),
-        mss: segment.mtu.saturating_sub(N::OVERHEAD),
-        options,
-        timestamp: Timestamp::new(now.monotonic, &options),
+    let offer = match config.admission {
+        ADMISSION_PROXY => {
+            let Some(state) = tables.state(segment.service) else {
+                return Reason::Unprotected;
+            };
+            let profile = state.profile();
+            if config.learns != 0
+                && !profile.learned()
+                && offered.present & profile::ALL_OFFERS == profile::ALL_OFFERS
+                && state.claim_probe(tables.tick())
+            {
+                calm_syn(*tables, flow, segment.tcp.sequence, segment.service);
+                return Reason::ProfileProbe;
+            }
+            Offer::of(config, profile)
+        }
+        _ => Offer::of(config, Profile::default()),
     };
-    if synack::write(packet, segment.ip_at, frame_len, *flow, config, &answer) {
+    let options = offered.agree(handshake::asks_for_ecn(segment.tcp.flags), offer.offers);
+    let isn = segment.tcp.sequence;
+    let limit = segment.mtu.saturating_sub(N::OVERHEAD);
+    let mut answer = Handshake {
+        sequence: 0,
+        acknowledgment: isn.wrapping_add(1),
+        flags: tcp::SYN | tcp::ACK | if options.has_ecn() { tcp::ECE } else { 0 },
+        window: config.window,
+        mss: if offer.mss != 0 && offer.mss < limit {
+            offer.mss
+        } else {
+            limit
+        },
+        options: options.present,
+        window_scale: offer.scale,
+        ts_val: Timestamp::new(now.monotonic, &options).0,
+        ts_ecr: options.ts_val,
+        hop: Hop {
+            limit: config.ttl,
+            class: 0,
+        },
+    };
+    let payload = Payload::new::<N>(&options, key.epoch);
+    if config.admission == ADMISSION_RESET {
+        reset::question(&mut answer, flow, payload, key);
+    } else {
+        answer.sequence = cookie::generate(flow, isn, payload, key);
+    }
+    if handshake::write(
+        packet,
+        segment.ip_at,
+        frame_len,
+        flow,
+        Towards::Client,
+        &answer,
+    ) {
         Reason::Challenged
     } else {
         Reason::NoRoom

@@ -134,6 +134,24 @@ pub fn read<P: Packet + ?Sized>(packet: &P, at: usize, len: usize, zero: usize) 
     }
 }
 
+/// Reads the timestamps of a handshake's ACK, which has no other option that matters.
+#[inline(always)]
+pub fn timestamps<P: Packet + ?Sized>(packet: &P, at: usize, len: usize) -> Options {
+    let mut options = Options::default();
+    if len == 0 {
+        return options;
+    }
+    let word = |i: usize| packet.view(at + i * 4, 4).map(|view| view.u32(0));
+    if len >= 12
+        && word(0) == Some(NOP_NOP_TIMESTAMPS)
+        && let (Some(val), Some(ecr)) = (word(1), word(2))
+    {
+        options.set_timestamps(val, ecr);
+        return options;
+    }
+    packet.scan(at, len)
+}
+
 const MSS_WORD: u32 = 0x0204;
 const NOP_SCALE: u32 = 0x01_0303;
 const NOP_NOP_SACK: u32 = 0x0101_0402;
@@ -243,13 +261,34 @@ pub struct Scanner {
     sack_permitted: u64,
     has_timestamps: u64,
     timestamps: u64,
-    /// Bytes of the option list that were not fed yet.
+    /// Bytes of the option list.
+    total: u64,
+    /// How many of them were not fed yet.
     remaining: u64,
     state: u64,
     kind: u64,
     length: u64,
     left: u64,
+    places: Places,
 }
+
+/// Where in a list of options those are that a splice changes: offsets in bytes from the start of the list to the
+/// data behind kind and length, 0 where there is no such option.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Places {
+    /// Of TSval.
+    pub timestamps: u32,
+    /// Of the first SACK block.
+    pub sack: u32,
+    /// How many SACK blocks there are, at most [`MAX_SACK_BLOCKS`].
+    pub sack_blocks: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// SACK blocks that there is room for (RFC 2018 section 3).
+pub const MAX_SACK_BLOCKS: u32 = 4;
 
 impl Scanner {
     /// A scanner for a list of `len` bytes.
@@ -262,12 +301,25 @@ impl Scanner {
             sack_permitted: 0,
             has_timestamps: 0,
             timestamps: 0,
+            total: len as u64,
             remaining: len as u64,
             state: AT_KIND,
             kind: 0,
             length: 0,
             left: 0,
+            places: Places {
+                timestamps: 0,
+                sack: 0,
+                sack_blocks: 0,
+                pad: 0,
+            },
         }
+    }
+
+    /// Where it was found.
+    #[inline(always)]
+    pub const fn places(&self) -> Places {
+        self.places
     }
 
     /// What was found.
@@ -340,7 +392,17 @@ impl Scanner {
         } else if self.kind == TIMESTAMPS as u64 && self.length == 10 {
             self.has_timestamps = 1;
             self.timestamps = self.value;
+            self.places.timestamps = self.body_at();
+        } else if self.kind == SACK as u64 && self.length >= 10 && (self.length - 2) & 7 == 0 {
+            self.places.sack = self.body_at();
+            self.places.sack_blocks = ((self.length - 2) >> 3) as u32;
         }
+    }
+
+    /// Where the data of the option that has just ended began.
+    #[inline(always)]
+    const fn body_at(&self) -> u32 {
+        (self.total - self.remaining - (self.length - 2)) as u32
     }
 }
 

@@ -4,7 +4,10 @@
 //! One bounds check gives a [`View`] of a fixed number of bytes, whose accessors then cannot fail:
 //! the shape the verifier understands. All accessors take and return host order.
 
-use crate::options::{Options, Scanner};
+use crate::{
+    options::{Options, Places, Scanner},
+    wire::checksum,
+};
 
 /// Bytes of a packet that were checked to be there.
 ///
@@ -49,6 +52,9 @@ pub trait Packet {
     /// Runs a [`Scanner`] over the `len` bytes (at most 40) of TCP options at `at`. The slow path
     /// of [`crate::options`]: a loop, which each side bounds in its own way.
     fn scan(&self, at: usize, len: usize) -> Options;
+
+    /// Runs a [`Scanner`] likewise, to find where the options are that a splice changes.
+    fn places(&self, at: usize, len: usize) -> Places;
 }
 
 /// A frame that can be rewritten in place.
@@ -61,12 +67,30 @@ pub trait PacketMut: Packet {
     /// The `len` bytes from `at` to write to, or `None` where the frame ends before.
     fn view_mut(&mut self, at: usize, len: usize) -> Option<Self::ViewMut<'_>>;
 
+    /// Brings the checksum field at `at` up to date after bytes it covers were changed: `difference`
+    /// is their new sum and the complement of their old one, as [`checksum::difference`] gives it.
+    /// `None` where the frame ends before.
+    fn adjust_checksum(&mut self, at: usize, difference: u64) -> Option<()>;
+}
+
+/// A frame that has just arrived, which can become longer or shorter.
+pub trait Arriving: PacketMut {
     /// Length of the frame in bytes. `end` is where its IP packet ends: a frame that goes on beyond
     /// what can be accessed directly is measured in another, slower way.
     fn frame_len(&self, end: usize) -> usize;
 
     /// Cuts or extends the frame by `delta` bytes; new bytes are zero. False where there is no room.
     fn resize(&mut self, delta: isize) -> bool;
+
+    /// Sum of the `len` bytes from `at` as big-endian 16-bit words, the last padded with zero;
+    /// `None` where the frame ends before. Slow: meant for data, where there is any.
+    fn sum(&self, at: usize, len: usize) -> Option<u64>;
+}
+
+/// A frame that is about to leave.
+pub trait Leaving: PacketMut {
+    /// Has the interface receive a copy of the frame as it is now; false where the kernel refuses.
+    fn receive_copy(&mut self) -> bool;
 }
 
 impl<P: Packet + ?Sized> Packet for &mut P {
@@ -89,6 +113,11 @@ impl<P: Packet + ?Sized> Packet for &mut P {
     fn scan(&self, at: usize, len: usize) -> Options {
         (**self).scan(at, len)
     }
+
+    #[inline(always)]
+    fn places(&self, at: usize, len: usize) -> Places {
+        (**self).places(at, len)
+    }
 }
 
 impl<P: PacketMut + ?Sized> PacketMut for &mut P {
@@ -103,6 +132,13 @@ impl<P: PacketMut + ?Sized> PacketMut for &mut P {
     }
 
     #[inline(always)]
+    fn adjust_checksum(&mut self, at: usize, difference: u64) -> Option<()> {
+        (**self).adjust_checksum(at, difference)
+    }
+}
+
+impl<P: Arriving + ?Sized> Arriving for &mut P {
+    #[inline(always)]
     fn frame_len(&self, end: usize) -> usize {
         (**self).frame_len(end)
     }
@@ -110,6 +146,18 @@ impl<P: PacketMut + ?Sized> PacketMut for &mut P {
     #[inline(always)]
     fn resize(&mut self, delta: isize) -> bool {
         (**self).resize(delta)
+    }
+
+    #[inline(always)]
+    fn sum(&self, at: usize, len: usize) -> Option<u64> {
+        (**self).sum(at, len)
+    }
+}
+
+impl<P: Leaving + ?Sized> Leaving for &mut P {
+    #[inline(always)]
+    fn receive_copy(&mut self) -> bool {
+        (**self).receive_copy()
     }
 }
 
@@ -194,15 +242,23 @@ impl Packet for [u8] {
     }
 
     fn scan(&self, at: usize, len: usize) -> Options {
-        let mut scanner = Scanner::new(len);
-        let end = self.len().min(at + len);
-        for &byte in self.get(at..end).unwrap_or_default() {
-            if !scanner.step(byte) {
-                break;
-            }
-        }
-        scanner.options()
+        scan_slice(self, at, len).options()
     }
+
+    fn places(&self, at: usize, len: usize) -> Places {
+        scan_slice(self, at, len).places()
+    }
+}
+
+fn scan_slice(bytes: &[u8], at: usize, len: usize) -> Scanner {
+    let mut scanner = Scanner::new(len);
+    let end = bytes.len().min(at + len);
+    for &byte in bytes.get(at..end).unwrap_or_default() {
+        if !scanner.step(byte) {
+            break;
+        }
+    }
+    scanner
 }
 
 impl Packet for Frame {
@@ -219,6 +275,10 @@ impl Packet for Frame {
     fn scan(&self, at: usize, len: usize) -> Options {
         self.bytes().scan(at, len)
     }
+
+    fn places(&self, at: usize, len: usize) -> Places {
+        self.bytes().places(at, len)
+    }
 }
 
 impl PacketMut for Frame {
@@ -228,6 +288,15 @@ impl PacketMut for Frame {
         self.buffer[..self.len].get_mut(at..at.checked_add(len)?)
     }
 
+    fn adjust_checksum(&mut self, at: usize, difference: u64) -> Option<()> {
+        let old = self.view(at, 2)?.u16(0);
+        self.view_mut(at, 2)?
+            .set_u16(0, checksum::adjust(old, difference));
+        Some(())
+    }
+}
+
+impl Arriving for Frame {
     fn frame_len(&self, _end: usize) -> usize {
         self.len
     }
@@ -244,5 +313,9 @@ impl PacketMut for Frame {
         }
         self.len = len;
         true
+    }
+
+    fn sum(&self, at: usize, len: usize) -> Option<u64> {
+        self.view(at, len).map(checksum::sum)
     }
 }

@@ -5,8 +5,8 @@ use core::{cell::Cell, ops::Deref};
 
 use crate::{
     abi::{
-        Address, AddressEntry, EpochKey, FlowEntry, HalfOpen, KEY_SLOTS, LINK_HEADER, PortKey,
-        ServiceConfig, Tuple,
+        Address, AddressEntry, EpochKey, FlowEntry, HalfOpen, KEY_SLOTS, LINK_HEADER, MODE_OBSERVE,
+        PortKey, ServiceConfig, Tuple,
     },
     clock::Now,
     flow::{Flow, Net},
@@ -120,6 +120,31 @@ pub struct LiveFlow {
     pub link: [Cell<u32>; LINK_HEADER / 4],
 }
 
+/// A segment on its way from one function to the next, of which each has the stack to itself: those
+/// of a chain of calls add up, to 512 bytes at most.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct Parked {
+    /// Addresses, as [`Net::park`] puts them.
+    pub addresses: [Cell<u64>; 4],
+    /// The client's port.
+    pub client_port: Cell<u16>,
+    /// The server's port.
+    pub server_port: Cell<u16>,
+    /// The service.
+    pub service: Cell<u16>,
+    /// Length of an IP header, by which the families differ.
+    pub family: Cell<u16>,
+    /// Where the IP header starts.
+    pub ip_at: Cell<u32>,
+    /// Where the TCP header starts.
+    pub tcp_at: Cell<u32>,
+    /// Where the packet ends.
+    pub end: Cell<u32>,
+    /// Zero.
+    pub pad: Cell<u32>,
+}
+
 macro_rules! same_layout {
     ($($field:ident),*) => {
         const _: () = {
@@ -220,6 +245,8 @@ pub trait Tables: Copy {
     /// none, as far as the caller knows; counted in [`crate::abi::FlowCounts::created`]. False
     /// where there is no room.
     fn flow_insert(&self, tuple: &Tuple, new: bool) -> bool;
+    /// Room for one segment on each CPU.
+    fn parked(&self) -> Option<&Parked>;
     /// [`crate::abi::Clock::tick`].
     fn tick(&self) -> u32;
     /// [`crate::abi::Runtime::forwards`].
@@ -262,6 +289,19 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    /// The verdict on a packet of a service.
+    #[inline(always)]
+    pub const fn of(config: &ServiceConfig, service: u16, reason: Reason, syn: bool) -> Self {
+        Self {
+            service,
+            reason,
+            // A cookie handed out before the mode was changed is honoured for real, and so is a
+            // splice.
+            observe: config.mode == MODE_OBSERVE && !reason.is_kept_in_observe(),
+            syn,
+        }
+    }
+
     /// The verdict on a packet of no service.
     #[inline(always)]
     pub const fn none(reason: Reason) -> Self {

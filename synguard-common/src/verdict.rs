@@ -197,6 +197,21 @@ reasons! {
 }
 
 impl Reason {
+    /// Whether a packet leaves as it would in any other mode though its service is only observed:
+    /// it belongs to a connection that began before.
+    #[inline(always)]
+    pub const fn is_kept_in_observe(self) -> bool {
+        matches!(
+            self,
+            Reason::CookieValid
+                | Reason::SpliceStarted
+                | Reason::SpliceRetried
+                | Reason::SplicePending
+                | Reason::Translated
+                | Reason::FlowKnown
+        )
+    }
+
     /// How many reasons there are.
     pub const COUNT: usize = Self::ALL.len();
 }

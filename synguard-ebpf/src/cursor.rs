@@ -2,12 +2,15 @@
 
 use aya_ebpf::{
     bindings::{__sk_buff, xdp_md},
-    helpers::{bpf_loop, bpf_skb_pull_data, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len},
+    helpers::{
+        bpf_clone_redirect, bpf_l4_csum_replace, bpf_loop, bpf_skb_pull_data, bpf_xdp_adjust_tail,
+        bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
+    },
 };
 use synguard_common::{
-    options::{Options, Scanner},
-    packet::{Packet, PacketMut, View, ViewMut},
-    wire::tcp::MAX_OPTIONS,
+    options::{Options, Places, Scanner},
+    packet::{Arriving, Leaving, Packet, PacketMut, View, ViewMut},
+    wire::{checksum, tcp::MAX_OPTIONS},
 };
 
 use crate::maps::SCANNER;
@@ -31,20 +34,43 @@ pub trait Context {
     unsafe fn len(ctx: *mut Self) -> usize;
 }
 
+/// Loads a pointer field of the context. Not by a load that LLVM sees: where it needs a field often it would keep
+/// the field's address, "dereference of modified ctx ptr R1 off=76 disallowed". Nor is it to
+/// remember the value, which changes behind its back: hence not `pure`.
+macro_rules! load {
+    ($ctx:expr, $type:ty, $field:ident) => {{
+        #[cfg(target_arch = "bpf")]
+        {
+            let pointer: *mut u8;
+            core::arch::asm!(
+                "{0} = *(u32 *)({1} + {2})",
+                out(reg) pointer,
+                in(reg) $ctx,
+                const core::mem::offset_of!($type, $field),
+                options(readonly, nostack)
+            );
+            pointer
+        }
+        #[cfg(not(target_arch = "bpf"))]
+        {
+            (&raw const (*$ctx).$field).read() as usize as *mut u8
+        }
+    }};
+}
+
 macro_rules! context {
     ($type:ty, $ctx:ident => $len:expr) => {
         impl Context for $type {
             #[inline(always)]
             unsafe fn data(ctx: *mut Self) -> *mut u8 {
-                // Volatile: `adjust_tail` moves it behind LLVM's back.
                 // SAFETY: the caller's promise.
-                unsafe { core::ptr::read_volatile(&raw const (*ctx).data) as usize as *mut u8 }
+                unsafe { load!(ctx, $type, data) }
             }
 
             #[inline(always)]
             unsafe fn data_end(ctx: *mut Self) -> *mut u8 {
                 // SAFETY: the caller's promise.
-                unsafe { core::ptr::read_volatile(&raw const (*ctx).data_end) as usize as *mut u8 }
+                unsafe { load!(ctx, $type, data_end) }
             }
 
             #[inline(always)]
@@ -235,6 +261,18 @@ impl<C: Context> Packet for Cursor<C> {
         // SAFETY: as above.
         unsafe { (*scanner).options() }
     }
+
+    #[inline(always)]
+    fn places(&self, at: usize, len: usize) -> Places {
+        let Some(scanner) = SCANNER.get_ptr_mut(0) else {
+            return Places::default();
+        };
+        // SAFETY: as in `scan`.
+        unsafe { *scanner = Scanner::new(len) };
+        scan_bytes(self.ctx, at);
+        // SAFETY: as above.
+        unsafe { (*scanner).places() }
+    }
 }
 
 impl PacketMut for Cursor<xdp_md> {
@@ -248,6 +286,44 @@ impl PacketMut for Cursor<xdp_md> {
         self.checked(at, len)
     }
 
+    #[inline(always)]
+    fn adjust_checksum(&mut self, at: usize, difference: u64) -> Option<()> {
+        let mut field = self.checked(at, 2)?;
+        field.set_u16(0, checksum::adjust(field.u16(0), difference));
+        Some(())
+    }
+}
+
+impl PacketMut for Cursor<__sk_buff> {
+    type ViewMut<'a>
+        = Checked
+    where
+        Self: 'a;
+
+    #[inline(always)]
+    fn view_mut(&mut self, at: usize, len: usize) -> Option<Checked> {
+        self.checked(at, len)
+    }
+
+    #[inline(always)]
+    fn adjust_checksum(&mut self, at: usize, difference: u64) -> Option<()> {
+        // The helper knows what it means where a device is to finish the checksum.
+        let difference = checksum::fold(difference).to_be() as u64;
+        // SAFETY: `ctx` is the program's context.
+        let result = unsafe { bpf_l4_csum_replace(self.ctx, at as u32, 0, difference, 0) };
+        (result == 0).then_some(())
+    }
+}
+
+impl Leaving for Cursor<__sk_buff> {
+    #[inline(always)]
+    fn receive_copy(&mut self) -> bool {
+        // SAFETY: `ctx` is the program's context.
+        unsafe { bpf_clone_redirect(self.ctx, (*self.ctx).ifindex, INGRESS) == 0 }
+    }
+}
+
+impl Arriving for Cursor<xdp_md> {
     #[inline(always)]
     fn frame_len(&self, end: usize) -> usize {
         let linear = self.linear();
@@ -264,6 +340,79 @@ impl PacketMut for Cursor<xdp_md> {
         // SAFETY: `ctx` is the program's context.
         unsafe { bpf_xdp_adjust_tail(self.ctx, delta as i32) == 0 }
     }
+
+    #[inline(always)]
+    fn sum(&self, at: usize, len: usize) -> Option<u64> {
+        sum_bytes(self.ctx, at, len)
+    }
+}
+
+/// `BPF_F_INGRESS`.
+const INGRESS: u64 = 1;
+
+/// What the callback of `bpf_loop` sums up.
+struct Sum {
+    ctx: *mut xdp_md,
+    at: usize,
+    len: usize,
+    sum: u64,
+    failed: u64,
+}
+
+/// Longest IP packet, bytes.
+const MAX_PACKET: usize = 0xffff;
+
+/// See [`Arriving::sum`]. By a helper, which reads frames of several buffers too.
+#[inline(never)]
+fn sum_bytes(ctx: *mut xdp_md, at: usize, len: usize) -> Option<u64> {
+    let mut sum = Sum {
+        ctx,
+        at,
+        len: if len > MAX_PACKET { MAX_PACKET } else { len },
+        sum: 0,
+        failed: 0,
+    };
+    // SAFETY: the callback has the signature that bpf_loop wants, and `sum` outlives the call.
+    unsafe {
+        bpf_loop(
+            (sum.len as u32).div_ceil(4),
+            sum_word as *mut core::ffi::c_void,
+            (&raw mut sum).cast(),
+            0,
+        );
+    }
+    (sum.failed == 0).then_some(sum.sum)
+}
+
+/// Four bytes, or the last one to three: 0 to go on, 1 to stop.
+extern "C" fn sum_word(index: u32, sum: *mut Sum) -> i64 {
+    // SAFETY: `sum` is what `sum_bytes` passed to bpf_loop.
+    let sum = unsafe { &mut *sum };
+    let done = index as usize * 4;
+    let at = sum.at.wrapping_add(done) as u32;
+    let mut word = [0u8; 4];
+    let left = sum.len.wrapping_sub(done);
+    let bytes = if left < 4 { left } else { 4 };
+    for i in 0..4 {
+        if i >= bytes {
+            break;
+        }
+        // SAFETY: `ctx` is the program's context; one byte goes where there is room for one.
+        let result = unsafe {
+            bpf_xdp_load_bytes(
+                sum.ctx,
+                at + i as u32,
+                (&raw mut word).cast::<u8>().add(i).cast(),
+                1,
+            )
+        };
+        if result != 0 {
+            sum.failed = 1;
+            return 1;
+        }
+    }
+    sum.sum = sum.sum.wrapping_add(u32::from_be_bytes(word) as u64);
+    0
 }
 
 /// What the callback of `bpf_loop` works on, beside [`SCANNER`].

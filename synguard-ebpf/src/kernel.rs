@@ -14,15 +14,15 @@ use synguard_common::{
     clock::Now,
     flow::{Flow, Net},
     profile::Profile,
-    tables::{Bucket, Inserted, LiveFlow, Socket, State, Tables},
+    tables::{Bucket, Inserted, LiveFlow, Parked, Socket, State, Tables},
     wire::ipv4,
 };
 
 use crate::{
     atomic, count, kfunc,
     maps::{
-        ADDRESSES, ADMISSIONS, CLOCK, FLOW_COUNTS, FLOW_SCRATCH, FLOWS, HALF_OPEN, KEYS, PORTS,
-        PREFIXES, RUNTIME, SERVICES, STATES, VERIFIED,
+        ADDRESSES, ADMISSIONS, CLOCK, FLOW_COUNTS, FLOW_SCRATCH, FLOWS, HALF_OPEN, KEYS, PARKED,
+        PORTS, PREFIXES, RUNTIME, SERVICES, STATES, VERIFIED,
     },
 };
 
@@ -406,6 +406,12 @@ impl<C> Tables for Kernel<C> {
             unsafe { (*counts).created += 1 };
         }
         true
+    }
+
+    #[inline(always)]
+    fn parked(&self) -> Option<&Parked> {
+        // SAFETY: this CPU's value, of plain words.
+        PARKED.get_ptr(0).map(|parked| unsafe { &*parked.cast() })
     }
 
     #[inline(always)]

@@ -18,6 +18,7 @@ mod kernel;
 mod kfunc;
 mod maps;
 mod mark;
+mod sweep;
 
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
@@ -116,17 +117,35 @@ pub fn synguard_admit(ctx: TcContext) -> i32 {
     }
 }
 
-/// Learns from what leaves by the interface.
+/// Learns from what leaves by the interface, and translates what the servers of spliced connections
+/// send.
 #[classifier]
 pub fn synguard_out(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
     if let Some(packet) = Cursor::of_skb(skb)
-        && let Some(verdict) = egress(&packet, &Kernel::of_skb(skb))
+        && let Some(verdict) = egress(packet, &Kernel::of_skb(skb))
     {
         count::count(&verdict);
         trace!(&ctx, "out", verdict);
+        if let Action::Drop = verdict.reason.action() {
+            return TC_ACT_SHOT;
+        }
     }
     NEXT
+}
+
+/// Ages the flows. Attached nowhere: the daemon runs it by `BPF_PROG_TEST_RUN`.
+#[classifier]
+pub fn synguard_sweep(_ctx: TcContext) -> i32 {
+    sweep::sweep();
+    NEXT
+}
+
+/// Lets every packet pass. Attached nowhere: the daemon has frames received through it, by
+/// `BPF_PROG_TEST_RUN` with live frames, where XDP runs in generic mode.
+#[xdp]
+pub fn synguard_pass(_ctx: XdpContext) -> u32 {
+    xdp_action::XDP_PASS
 }
 
 /// A panic that can be reached is an endless loop, which the verifier rejects.

@@ -10,7 +10,7 @@ use synguard_common::abi::{
     Errand, FlowCounts, FlowEntry, HalfOpen, KEY_SLOTS, PortEntry, PortKey, Runtime, ServiceConfig,
     ServiceState, ServiceStats, Sweep, Tuple, VerifiedSource,
 };
-use synguard_common::options::Scanner;
+use synguard_common::{options::Scanner, tables::Parked};
 
 /// `BPF_F_MMAPABLE`: the daemon maps the array's memory.
 const MMAPABLE: u32 = 1 << 10;
@@ -99,3 +99,8 @@ pub static ERRANDS: Queue<Errand> = Queue::with_max_entries(ERRAND_SLOTS, 0);
 /// 0 → what the last sweep found. Written by `synguard_sweep`, read by the daemon.
 #[map]
 pub static SWEEP: Array<Sweep> = Array::with_max_entries(1, 0);
+
+/// 0 → a segment between two functions, a [`Parked`]. Written and read by `synguard_in` within one packet.
+#[map]
+pub static PARKED: PerCpuArray<[u64; size_of::<Parked>() / 8]> =
+    PerCpuArray::with_max_entries(1, 0);

@@ -23,9 +23,10 @@ use synguard_common::{
     egress::egress,
     flow::{Flow, Net},
     ingress::ingress,
-    packet::Frame,
+    options::{Options, Places},
+    packet::{Frame, Leaving, Packet, PacketMut},
     profile::Profile,
-    tables::{Bucket, Inserted, LiveFlow, Socket, State, Tables, Verdict},
+    tables::{Bucket, Inserted, LiveFlow, Parked, Socket, State, Tables, Verdict},
     wire::ipv6,
 };
 
@@ -88,6 +89,7 @@ pub struct HostTables {
     flow_room: usize,
     flow_scratch: Rc<LiveFlow>,
     flows_created: Cell<u64>,
+    parked: Parked,
     verified: RefCell<HashMap<Address, u32>>,
     tick: Cell<u32>,
     forwards: Cell<bool>,
@@ -119,6 +121,7 @@ impl Default for HostTables {
             flow_room: usize::MAX,
             flow_scratch: Rc::default(),
             flows_created: Cell::new(0),
+            parked: Parked::default(),
             verified: RefCell::default(),
             tick: Cell::new(0),
             forwards: Cell::new(false),
@@ -406,12 +409,71 @@ impl HostTables {
 
     /// `synguard_out`.
     pub fn run_egress(&self, bytes: &[u8]) -> Result<Option<Verdict>> {
-        Ok(egress(&frame(bytes)?, &self))
+        Ok(self.run_egress_whole(bytes)?.0)
+    }
+
+    /// `synguard_out`: the verdict, the frame as it leaves, and the copies that the interface
+    /// receives.
+    pub fn run_egress_whole(
+        &self,
+        bytes: &[u8],
+    ) -> Result<(Option<Verdict>, Vec<u8>, Vec<Vec<u8>>)> {
+        let mut outgoing = Outgoing {
+            frame: frame(bytes)?,
+            copies: Vec::new(),
+        };
+        let verdict = egress(&mut outgoing, &self);
+        Ok((verdict, outgoing.frame.bytes().to_vec(), outgoing.copies))
     }
 }
 
 fn frame(bytes: &[u8]) -> Result<Frame> {
     Frame::new(bytes).with_context(|| format!("a frame of {} bytes is too long", bytes.len()))
+}
+
+/// A frame that is about to leave.
+struct Outgoing {
+    frame: Frame,
+    copies: Vec<Vec<u8>>,
+}
+
+impl Packet for Outgoing {
+    type View<'a> = &'a [u8];
+
+    fn view(&self, at: usize, len: usize) -> Option<&[u8]> {
+        self.frame.view(at, len)
+    }
+
+    fn is_whole(&self) -> bool {
+        true
+    }
+
+    fn scan(&self, at: usize, len: usize) -> Options {
+        self.frame.scan(at, len)
+    }
+
+    fn places(&self, at: usize, len: usize) -> Places {
+        self.frame.places(at, len)
+    }
+}
+
+impl PacketMut for Outgoing {
+    type ViewMut<'a> = &'a mut [u8];
+
+    fn view_mut(&mut self, at: usize, len: usize) -> Option<&mut [u8]> {
+        self.frame.view_mut(at, len)
+    }
+
+    fn adjust_checksum(&mut self, at: usize, difference: u64) -> Option<()> {
+        self.frame.adjust_checksum(at, difference)
+    }
+}
+
+impl Leaving for Outgoing {
+    fn receive_copy(&mut self) -> bool {
+        self.copies.push(self.frame.bytes().to_vec());
+        true
+    }
 }
 
 /// State of a service.
@@ -615,6 +677,10 @@ impl<'t> Tables for &'t HostTables {
         self.flows_created
             .set(self.flows_created.get() + u64::from(new));
         true
+    }
+
+    fn parked(&self) -> Option<&Parked> {
+        Some(&self.parked)
     }
 
     fn tick(&self) -> u32 {

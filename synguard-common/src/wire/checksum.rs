@@ -19,6 +19,18 @@ pub const fn finish(sum: u64) -> u16 {
     !fold(sum)
 }
 
+/// What [`adjust`] is given for a word that was `old` and is `new`. Those of several words add up.
+#[inline(always)]
+pub const fn difference(old: u32, new: u32) -> u64 {
+    !old as u64 + new as u64
+}
+
+/// A checksum field after a change of what it covers (RFC 1624, equation 3).
+#[inline(always)]
+pub const fn adjust(field: u16, difference: u64) -> u16 {
+    finish(!field as u64 + difference)
+}
+
 /// Sum of bytes as big-endian 16-bit words, the last padded with zero. For the host.
 pub fn sum(bytes: &[u8]) -> u64 {
     let (words, rest) = bytes.as_chunks::<2>();

@@ -7,6 +7,8 @@ use crate::packet::{View, ViewMut};
 pub const HEADER: usize = 20;
 /// Longest header, bytes.
 pub const MAX_HEADER: usize = 60;
+/// Protocol number of ICMP (RFC 792).
+pub const ICMP: u8 = 1;
 /// Protocol number of TCP.
 pub const TCP: u8 = 6;
 

@@ -12,6 +12,9 @@ pub const MAX_EXTENSIONS: usize = 6;
 /// Longest chain of extension headers that is followed, bytes: each at most 256 units of eight.
 pub const MAX_CHAIN: usize = MAX_EXTENSIONS * 2048;
 
+/// Traffic class and flow label in the first word.
+pub const CLASS_AND_LABEL: u32 = 0x0fff_ffff;
+
 /// Next-header value of hop-by-hop options.
 pub const HOP_BY_HOP: u8 = 0;
 /// Next-header value of TCP.
@@ -24,6 +27,8 @@ pub const FRAGMENT: u8 = 44;
 pub const AUTHENTICATION: u8 = 51;
 /// Next-header value of destination options.
 pub const DESTINATION_OPTIONS: u8 = 60;
+/// Next-header value of ICMPv6 (RFC 4443).
+pub const ICMP: u8 = 58;
 /// Next-header value of a mobility header (RFC 6275).
 pub const MOBILITY: u8 = 135;
 /// Next-header value of the Host Identity Protocol (RFC 7401).

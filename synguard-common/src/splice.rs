@@ -1,0 +1,445 @@
+//! `proxy` admission, the client's side: what becomes of a segment for a proxied service.
+//!
+//! An ACK with a valid cookie becomes the SYN that the client would have sent, and a flow
+//! ([`LiveFlow`]) remembers what was promised. The server's SYN-ACK completes the splice on its way
+//! out ([`crate::egress`]); until then the client has a window of zero and waits. From there on
+//! every segment is translated ([`crate::translate`]).
+//!
+//! Connections that were never spliced, because they are older than the flood, are flows too: the
+//! server was seen talking on them, which nobody outside can forge.
+//!
+//! No segment without a valid cookie makes a flow, replaces one, or ends one that its server does
+//! not end too.
+
+use crate::{
+    abi::{
+        CLOSING_CLIENT, CLOSING_RESET, CLOSING_SERVER, FLOW_KNOWN, FLOW_PENDING, FLOW_SPLICED,
+        OFFER_ECN, OFFER_SACK, OFFER_TIMESTAMPS, OFFER_WINDOW_SCALE, TICKS_PER_SECOND, Tuple,
+    },
+    cookie::Timestamp,
+    flow::{Flow, Net, V4, V6},
+    handshake::{self, Handshake, Towards},
+    ingress::{Segment, half_open_step, is_guarded, nonsense, validate},
+    options,
+    packet::{Arriving, View},
+    tables::{LiveFlow, State, Tables, Verdict},
+    translate,
+    verdict::Reason,
+    wire::{checksum, ipv4, tcp},
+};
+
+/// How far a segment may be from what its flow has seen before it is asked for a cookie: more than
+/// most windows, and little of the sequence space. A longer-lived connection that jumps further pays for
+/// one hash.
+const NEAR: u32 = 1 << 24;
+/// How far a RST may be from what the server has acknowledged and still count as one.
+const RESET_NEAR: u32 = 1 << 16;
+
+/// Puts a segment (other than a SYN) for a proxied service aside for [`parked`].
+#[inline(always)]
+pub fn park<N: Net, T: Tables>(tables: &T, flow: &Flow<N>, segment: &Segment) {
+    let Some(parked) = tables.parked() else {
+        return;
+    };
+    flow.net.park(parked);
+    parked.client_port.set(flow.client_port);
+    parked.server_port.set(flow.server_port);
+    parked.service.set(segment.service);
+    parked.family.set(N::HEADER as u16);
+    parked.ip_at.set(segment.ip_at as u32);
+    parked.tcp_at.set(segment.tcp_at as u32);
+    parked.end.set(segment.end as u32);
+}
+
+/// Decides on the segment that was put aside.
+///
+/// Three functions in a row, not in each other, because of the stack; and because the verifier, which
+/// knows nothing of what was parked, walks each of them once, not once for every way that leads
+/// here.
+#[inline(always)]
+pub fn parked<P: Arriving, T: Tables>(mut packet: P, tables: &T) -> Verdict {
+    let Some(parked) = tables.parked() else {
+        return Verdict::none(Reason::Unprotected);
+    };
+    if parked.family.get() as usize == V4::HEADER {
+        decide::<V4, P, T>(&mut packet, tables)
+    } else {
+        decide::<V6, P, T>(&mut packet, tables)
+    }
+}
+
+#[inline(always)]
+fn decide<N: Net, P: Arriving, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
+    let reason = match segment::<N, P, T>(packet, *tables, false) {
+        Some(reason) => Some(reason),
+        None => match start::<N, P, T>(packet, *tables) {
+            Some(reason) => Some(reason),
+            None => segment::<N, P, T>(packet, *tables, true),
+        },
+    };
+    let service = tables.parked().map_or(0, |parked| parked.service.get());
+    match (reason, tables.service(service)) {
+        (Some(reason), Some(config)) => Verdict::of(config, service, reason, false),
+        _ => Verdict::none(Reason::Unprotected),
+    }
+}
+
+/// A parked segment, taken up again.
+struct Taken<N> {
+    flow: Flow<N>,
+    tcp: tcp::Header,
+    ip_at: usize,
+    tcp_at: usize,
+    end: usize,
+    service: u16,
+}
+
+/// Where headers start at the latest.
+const MAX_AT: usize = 0x3fff;
+
+#[inline(always)]
+fn take<N: Net, P: Arriving, T: Tables>(packet: &P, tables: &T) -> Option<Taken<N>> {
+    let parked = tables.parked()?;
+    // Bounds again, for the verifier, which knows nothing of what is in a map.
+    let tcp_at = parked.tcp_at.get() as usize & MAX_AT;
+    let ip_at = parked.ip_at.get() as usize & 0x1f;
+    Some(Taken {
+        flow: Flow {
+            net: N::unpark(parked),
+            client_port: parked.client_port.get(),
+            server_port: parked.server_port.get(),
+        },
+        tcp: tcp::Header::read(packet.view(tcp_at, tcp::HEADER)?),
+        ip_at,
+        tcp_at,
+        end: parked.end.get() as usize & 0x1_ffff,
+        service: parked.service.get(),
+    })
+}
+
+/// Decides on a segment; `None` where it is a cookie that decides, if that was not `asked` yet.
+#[inline(never)]
+fn segment<N: Net, P: Arriving, T: Tables>(
+    packet: &mut P,
+    tables: T,
+    asked: bool,
+) -> Option<Reason> {
+    let taken = take::<N, P, T>(packet, &tables)?;
+    let config = tables.service(taken.service)?;
+    let state = tables.state(taken.service)?;
+    let tcp = &taken.tcp;
+    let guarded = is_guarded(config, state);
+    if guarded && let Some(reason) = nonsense(tcp, taken.tcp_at, taken.end) {
+        return Some(reason);
+    }
+    let tuple = taken.flow.tuple();
+    let known = tables.flow(&tuple);
+    if let Some(live) = &known
+        && (asked || fits(live, tcp))
+    {
+        return Some(follow(packet, &tables, &taken, live));
+    }
+    if known.is_none() && !asked && state.half_open() != 0 {
+        let step = half_open_step(
+            tables,
+            &taken.flow,
+            tcp.flags,
+            tcp.sequence,
+            tcp.acknowledgment,
+        );
+        if let Some(reason) = step {
+            if reason as u32 == Reason::HandshakeDone as u32 {
+                learn(&tables, &tuple, taken.service, tcp);
+            }
+            return Some(reason);
+        }
+    }
+    const CONTROL: u16 = tcp::SYN | tcp::ACK | tcp::RST;
+    let grace_until = state.grace_until();
+    if !asked
+        && tcp.flags & CONTROL == tcp::ACK
+        && (guarded || (grace_until != 0 && tables.now().monotonic < grace_until))
+    {
+        return None;
+    }
+    Some(match known {
+        Some(live) => follow(packet, &tables, &taken, &live),
+        None if !guarded => Reason::Calm,
+        None if (tables.tick().wrapping_sub(tables.settled_at()) as i32) < 0 => Reason::Settling,
+        None if tcp.flags & tcp::RST != 0 => Reason::RstUnknown,
+        None if tcp.flags & tcp::SYN != 0 => Reason::SynAckUnknown,
+        None => Reason::AckInvalid,
+    })
+}
+
+/// Whether a segment is where its flow stands, as far as that is known; one that is not may belong
+/// to a new connection of the same tuple.
+#[inline(always)]
+fn fits(flow: &LiveFlow, tcp: &tcp::Header) -> bool {
+    const OVER: u8 = CLOSING_CLIENT | CLOSING_SERVER;
+    if flow.state.get() == FLOW_PENDING {
+        return tcp.acknowledgment == flow.cookie.get().wrapping_add(1);
+    }
+    let closing = flow.closing.get();
+    near(tcp.sequence, flow.server_ack.get(), NEAR)
+        && near(tcp.acknowledgment, flow.server_next.get(), NEAR)
+        && closing & CLOSING_RESET == 0
+        && closing & OVER != OVER
+}
+
+#[inline(always)]
+const fn near(a: u32, b: u32, by: u32) -> bool {
+    a.wrapping_sub(b).wrapping_add(by) < 2 * by
+}
+
+/// What becomes of a segment of a known flow.
+#[inline(always)]
+fn follow<N: Net, P: Arriving, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    taken: &Taken<N>,
+    live: &LiveFlow,
+) -> Reason {
+    let tcp = &taken.tcp;
+    let tick = tables.tick();
+    if live.state.get() == FLOW_PENDING {
+        return pending(packet, taken, live, tick);
+    }
+    if live.seen_at.get() != tick {
+        live.seen_at.set(tick);
+    }
+    // A FIN or RST that the server would not take is none to us either.
+    if tcp.flags & tcp::RST != 0 {
+        if near(tcp.sequence, live.server_ack.get(), RESET_NEAR) {
+            close(live, CLOSING_RESET);
+        }
+    } else if tcp.flags & tcp::FIN != 0 && near(tcp.sequence, live.server_ack.get(), NEAR) {
+        close(live, CLOSING_CLIENT);
+    }
+    if live.state.get() == FLOW_KNOWN {
+        return Reason::FlowKnown;
+    }
+    let header_len = tcp.header_len as usize;
+    if header_len < tcp::HEADER {
+        return Reason::BadTcp;
+    }
+    match translate::inward(packet, taken.tcp_at, header_len, tcp.flags, live) {
+        Some(()) => Reason::Translated,
+        None => Reason::BadTcp,
+    }
+}
+
+/// A segment of a flow whose server has not answered: it can only be about the handshake.
+#[inline(always)]
+fn pending<N: Net, P: Arriving>(
+    packet: &mut P,
+    taken: &Taken<N>,
+    live: &LiveFlow,
+    tick: u32,
+) -> Reason {
+    let tcp = &taken.tcp;
+    if tcp.flags & tcp::RST != 0 {
+        if tcp.sequence == live.client_isn.get().wrapping_add(1) {
+            // The server, which is at its SYN, takes it by the sequence number alone.
+            close(live, CLOSING_RESET);
+            return Reason::Translated;
+        }
+        return Reason::SplicePending;
+    }
+    if tick.wrapping_sub(live.sent_at.get()) < TICKS_PER_SECOND {
+        return Reason::SplicePending;
+    }
+    live.sent_at.set(tick);
+    live.tries.set(live.tries.get().wrapping_add(1));
+    match write_syn(packet, taken, live) {
+        Some(()) => Reason::SpliceRetried,
+        None => Reason::SplicePending,
+    }
+}
+
+/// Sets `CLOSING_*` bits.
+#[inline(always)]
+pub fn close(flow: &LiveFlow, bits: u8) {
+    let closing = flow.closing.get();
+    if closing & bits != bits {
+        flow.closing.set(closing | bits);
+    }
+}
+
+/// Enters a connection that came about without us, as seen from a segment of the client.
+#[inline(always)]
+fn learn<T: Tables>(tables: &T, tuple: &Tuple, service: u16, tcp: &tcp::Header) {
+    if let Some(live) = tables.flow_scratch() {
+        know(&live, service, tables.tick());
+        live.server_ack.set(tcp.sequence);
+        live.server_next.set(tcp.acknowledgment);
+        tables.flow_insert(tuple, true);
+    }
+}
+
+/// Fills in a flow that is not spliced, but for its sequence numbers.
+#[inline(always)]
+pub fn know(live: &LiveFlow, service: u16, tick: u32) {
+    live.delta.set(0);
+    live.ts_delta.set(0);
+    live.cookie.set(0);
+    live.client_isn.set(0);
+    live.client_tsval.set(0);
+    live.seen_at.set(tick);
+    live.sent_at.set(0);
+    live.window.set(0);
+    live.mss.set(0);
+    live.service.set(service);
+    live.state.set(FLOW_KNOWN);
+    live.closing.set(0);
+    live.options.set(0);
+    live.client_scale.set(0);
+    live.promised_scale.set(0);
+    live.server_scale.set(0);
+    live.tries.set(0);
+    live.link_len.set(0);
+    live.pad.set(0);
+    for word in &live.link {
+        word.set(0);
+    }
+}
+
+/// Makes a flow of an ACK with a valid cookie, and the client's SYN of the frame. `None` where
+/// the cookie does not hold.
+#[inline(never)]
+fn start<N: Net, P: Arriving, T: Tables>(packet: &mut P, tables: T) -> Option<Reason> {
+    let now = tables.now();
+    let taken = take::<N, P, T>(packet, &tables)?;
+    let (tcp, at, flow) = (&taken.tcp, taken.tcp_at, &taken.flow);
+    let header_len = tcp.header_len as usize;
+    if header_len < tcp::HEADER || at + header_len > taken.end {
+        return Some(Reason::BadTcp);
+    }
+    let client_isn = tcp.sequence.wrapping_sub(1);
+    let cookie = tcp.acknowledgment.wrapping_sub(1);
+    let payload = validate(&tables, flow, client_isn, cookie, now)?;
+    let len = taken.end - at;
+    let sum = header_sum(packet, at, header_len)? + flow.net.sum() + ipv4::TCP as u64 + len as u64;
+    let sum = match len - header_len {
+        0 => sum,
+        data => sum + packet.sum(at + header_len, data)?,
+    };
+    if checksum::fold(sum) != 0xffff {
+        return Some(Reason::BadChecksum);
+    }
+
+    let received = options::timestamps(packet, at + tcp::HEADER, header_len - tcp::HEADER);
+    let stamp = Timestamp(received.ts_ecr);
+    let timestamps = received.has_timestamps();
+    let scale = match timestamps {
+        true => stamp.window_scale(payload),
+        false => payload.window_scale(),
+    };
+    let ecn = timestamps && stamp.ecn();
+    let agreed = OFFER_TIMESTAMPS * timestamps as u32
+        | OFFER_SACK * payload.sack_permitted() as u32
+        | OFFER_WINDOW_SCALE * scale.is_some() as u32
+        | OFFER_ECN * ecn as u32;
+    let promised = tables.state(taken.service)?.profile().window_scale();
+    let config = tables.service(taken.service)?;
+    let tick = tables.tick();
+
+    let live = tables.flow_scratch()?;
+    live.delta.set(0);
+    live.ts_delta.set(received.ts_ecr);
+    live.cookie.set(cookie);
+    live.client_isn.set(client_isn);
+    live.server_next.set(tcp.acknowledgment);
+    live.server_ack.set(tcp.sequence);
+    live.client_tsval.set(received.ts_val);
+    live.seen_at.set(tick);
+    live.sent_at.set(tick);
+    live.window.set(tcp.window);
+    live.mss.set(payload.mss::<N>());
+    live.service.set(taken.service);
+    live.state.set(FLOW_PENDING);
+    live.closing.set(0);
+    live.options.set(agreed as u8);
+    live.client_scale.set(scale.unwrap_or(0));
+    live.promised_scale.set(if config.learns != 0 {
+        promised
+    } else {
+        config.rcv_wscale
+    });
+    live.server_scale.set(0);
+    live.tries.set(0);
+    live.pad.set(0);
+    copy_link(packet, taken.ip_at, &live)?;
+    let tuple = flow.tuple();
+    let new = tables.flow(&tuple).is_none();
+    if !tables.flow_insert(&tuple, new) {
+        return Some(Reason::FlowTableFull);
+    }
+    write_syn(packet, &taken, &live)?;
+    Some(Reason::SpliceStarted)
+}
+
+/// Sum of a TCP header with its options.
+#[inline(always)]
+fn header_sum<P: Arriving>(packet: &P, at: usize, len: usize) -> Option<u64> {
+    let mut sum = 0;
+    for word in 0..(tcp::HEADER + tcp::MAX_OPTIONS) / 4 {
+        if word * 4 >= len {
+            break;
+        }
+        sum += packet.view(at + word * 4, 4)?.u32(0) as u64;
+    }
+    Some(sum)
+}
+
+/// Copies the link header, up to the EtherType of IP.
+#[inline(always)]
+fn copy_link<P: Arriving>(packet: &P, ip_at: usize, live: &LiveFlow) -> Option<()> {
+    let len = ip_at - 2;
+    live.link_len.set(len as u8);
+    let mut at = 0;
+    for word in &live.link {
+        word.set(if at < len {
+            packet.view(at, 4)?.u32(0).to_be()
+        } else {
+            0
+        });
+        at += 4;
+    }
+    Some(())
+}
+
+/// Writes the client's SYN over a segment of its flow.
+#[inline(always)]
+fn write_syn<N: Net, P: Arriving>(packet: &mut P, taken: &Taken<N>, live: &LiveFlow) -> Option<()> {
+    let at = taken.ip_at;
+    let hop = N::hop(packet.view(at, N::HEADER)?);
+    let options = live.options.get() as u32;
+    let scale = live.client_scale.get();
+    let ecn = if options & OFFER_ECN != 0 {
+        tcp::ECE | tcp::CWR
+    } else {
+        0
+    };
+    let syn = Handshake {
+        sequence: live.client_isn.get(),
+        acknowledgment: 0,
+        flags: tcp::SYN | ecn,
+        // A SYN's window is not scaled (RFC 7323 section 2.2).
+        window: translate::rescale(live.window.get(), scale, 0),
+        mss: live.mss.get(),
+        options,
+        window_scale: scale,
+        ts_val: live.client_tsval.get(),
+        ts_ecr: 0,
+        hop,
+    };
+    let frame_len = packet.frame_len(taken.end);
+    handshake::write(packet, at, frame_len, &taken.flow, Towards::Server, &syn).then_some(())
+}
+
+/// Whether a flow has both halves, and differs between them.
+#[inline(always)]
+pub fn is_spliced(flow: &LiveFlow) -> bool {
+    flow.state.get() == FLOW_SPLICED
+}
