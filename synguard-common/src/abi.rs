@@ -159,7 +159,7 @@ pub const RTT_BUCKETS: usize = 14;
 
 /// Room for reasons in [`ServiceStats`]; more than there are, so that adding one does not
 /// change the layout.
-pub const REASON_SLOTS: usize = 96;
+pub const REASON_SLOTS: usize = 128;
 
 /// Value of the per-CPU array `STATS`, index = service number. Written by the kernel, summed by
 /// the daemon at scrape time.
@@ -179,7 +179,8 @@ pub struct ServiceStats {
     pub syns: u64,
 }
 
-const _: () = assert!(Reason::COUNT <= REASON_SLOTS);
+// The programs bound an index by a mask.
+const _: () = assert!(Reason::COUNT <= REASON_SLOTS && REASON_SLOTS.is_power_of_two());
 
 /// Slots of the key ring: the key of epoch `e` lies at `e % KEY_SLOTS`.
 pub const KEY_SLOTS: u32 = 8;
@@ -480,7 +481,7 @@ layout! {
         learns 14, pad 15, mss 16, pad2 18;
     ServiceState = 56: half_open 0, state 8, guarded_count 12, guarded_at 16, grace_until 24,
         profile 32, withheld 40, withheld_at 44, probed_at 48, pad 52;
-    ServiceStats = 1664: reasons 0, observed 768, rtt 1536, rtt_sum_ms 1648, syns 1656;
+    ServiceStats = 2176: reasons 0, observed 1024, rtt 2048, rtt_sum_ms 2160, syns 2168;
     EpochKey = 24: epoch 0, k0 8, k1 16;
     Clock = 16: wall_offset 0, tick 8, pad 12;
     Runtime = 48: abi_version 0, no_metadata 4, has_prefixes 8, zero 12, seed 16, forwards 24,

@@ -141,7 +141,16 @@ struct Behind {
 fn namespace(name: &str) -> Result<Netns> {
     let ns = Netns::create(name)?;
     edge::prepare(&ns)?;
+    control_congestion(&ns)?;
     Ok(ns)
+}
+
+/// CUBIC, or where the machine does not allow that in namespaces Reno, which all do. A machine's own
+/// choice may be BBR, which paces single segments and makes little of loss, and would decide what a
+/// topology shows.
+fn control_congestion(ns: &Netns) -> Result<()> {
+    let choose = |name| ns.set_sysctl("net.ipv4.tcp_congestion_control", name);
+    choose("cubic").or_else(|_| choose("reno"))
 }
 
 /// Makes a namespace a router.
