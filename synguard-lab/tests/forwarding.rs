@@ -383,16 +383,18 @@ fn every_shape_can_be_guarded() {
                 vlans,
                 ..ForwardingOptions::default()
             };
-            let topology = Forwarding::new(shape, options).unwrap();
-            let mut programs = Programs::load().unwrap();
-            let pass = programs.attach("lab_pass", &topology.outside).unwrap();
-            assert_eq!(topology.pin_napi(0, 1).unwrap().len(), 1);
+            let guarded = |name| {
+                let topology = Forwarding::new(shape, options.clone()).unwrap();
+                let mut programs = Programs::load().unwrap();
+                let link = programs.attach(name, &topology.outside).unwrap();
+                assert_eq!(topology.pin_napi(0, 1).unwrap().len(), 1);
+                (link, topology)
+            };
+            let (_pass, topology) = guarded("lab_pass");
             round_trips(&topology);
-            drop(pass);
 
             // An echo comes back to whom it went out from, and is not forwarded.
-            let _echo = programs.attach("floor_tx", &topology.outside).unwrap();
-            topology.pin_napi(0, 1).unwrap();
+            let (_echo, topology) = guarded("floor_tx");
             let wire = topology.client_wire().unwrap();
             for v6 in [false, true] {
                 let from = SocketAddr::new(topology.client_sources(v6)[0], 999);
