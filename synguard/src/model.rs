@@ -168,6 +168,8 @@ pub struct Snapshot {
     pub keys: KeyStatus,
     /// How full the kernel's tables are.
     pub maps: Vec<MapFill>,
+    /// Connections of proxied services.
+    pub flows: FlowStatus,
 }
 
 /// One attached interface.
@@ -200,10 +202,12 @@ pub struct ServiceStatus {
     pub excepted: Vec<String>,
     /// Its mode.
     pub mode: Mode,
-    /// What a valid ACK becomes: `local` or `none`.
+    /// What a valid ACK becomes: `local`, `proxy`, `reset` or `none`.
     pub admission: String,
     /// Why it is that.
     pub admission_reason: String,
+    /// What clients are offered in the name of its servers, where admission is `proxy`.
+    pub server: Option<ServerStatus>,
     /// `calm` or `guarded`.
     pub state: String,
     /// Seconds since the epoch of the last change of state, if there was one.
@@ -232,6 +236,61 @@ pub struct ServiceStatus {
     pub rtt: Vec<(Option<f64>, u64)>,
     /// Sum of the round trips in seconds.
     pub rtt_sum: f64,
+}
+
+/// What is offered in the name of servers, and how that is known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerStatus {
+    /// `configured`, `learned`, or `unknown` as long as no server was seen to answer.
+    pub source: String,
+    /// Timestamps.
+    pub timestamps: bool,
+    /// Selective acknowledgements.
+    pub sack: bool,
+    /// The window scale, if there is one.
+    pub window_scale: Option<u8>,
+    /// Explicit congestion notification.
+    pub ecn: bool,
+    /// Largest MSS, if anything but the MTU limits it.
+    pub mss: Option<u16>,
+    /// Options that a server fell short of, and that are not offered for a while.
+    pub withheld: Vec<String>,
+}
+
+/// Connections of proxied services, all of them together.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowStatus {
+    /// Waiting for their server.
+    pub pending: u64,
+    /// Spliced: translated as long as they live.
+    pub spliced: u64,
+    /// Known, and not translated.
+    pub known: u64,
+    /// How many of them are over, and kept for what may still be on its way.
+    pub closing: u64,
+    /// Flows made.
+    pub created_total: u64,
+    /// Flows removed for their age.
+    pub expired_total: u64,
+    /// Flows that made room for others.
+    pub evicted_total: u64,
+    /// SYNs sent again because a server kept silent.
+    pub retried_total: u64,
+    /// Connections refused because a server kept silent.
+    pub refused_total: u64,
+    /// Retries and refusals that failed.
+    pub errands_failed_total: u64,
+    /// Retries and refusals that there was no room for.
+    pub errands_lost_total: u64,
+    /// Sources verified.
+    pub verified_total: u64,
+}
+
+impl FlowStatus {
+    /// Flows in the table.
+    pub const fn entries(&self) -> u64 {
+        self.pending + self.spliced + self.known
+    }
 }
 
 /// A reason and how often it was the one.

@@ -11,7 +11,10 @@ use comfy_table::{Attribute, Cell, CellAlignment, Color, ContentArrangement, Tab
 use synguard_common::verdict::{Action, Reason};
 
 use super::{Daemon, print};
-use crate::model::{ServiceStatus, Snapshot};
+use crate::{
+    dataplane::stats::LET_IN,
+    model::{FlowStatus, ServerStatus, ServiceStatus, Snapshot},
+};
 
 /// Everything fits a terminal of this width.
 const WIDTH: u16 = 80;
@@ -100,6 +103,9 @@ fn render(snapshot: &Snapshot, now: u64, colours: bool) -> Result<String, fmt::E
     for service in &snapshot.services {
         notes(&mut text, service)?;
     }
+    if let Some(line) = flows(&snapshot.flows) {
+        fold(&mut text, "flows", &line)?;
+    }
     text.push('\n');
     writeln!(text, "{}", maps(snapshot, colours).trim_fmt())?;
     Ok(text)
@@ -177,7 +183,7 @@ fn services(snapshot: &Snapshot, now: u64, colours: bool) -> Table {
             Cell::new(count(service.high.into())),
             Cell::new(count(service.syns)),
             Cell::new(count(packets(service, |r| r == Reason::Challenged))),
-            Cell::new(count(packets(service, |r| r == Reason::Admitted))),
+            Cell::new(count(packets(service, |r| LET_IN.contains(&r)))),
             Cell::new(count(packets(service, |r| r.action() == Action::Drop))),
         ]);
     }
@@ -193,10 +199,75 @@ fn notes(text: &mut String, service: &ServiceStatus) -> fmt::Result {
         service.admission, service.admission_reason
     )?;
     fold(text, &service.name, &note)?;
+    if let Some(server) = &service.server {
+        fold(text, &service.name, &offered(server))?;
+    }
     for excepted in &service.excepted {
         fold(text, &service.name, &format!("leaves alone {excepted}"))?;
     }
     Ok(())
+}
+
+/// What clients are offered in the name of servers.
+fn offered(server: &ServerStatus) -> String {
+    let mut options = Vec::new();
+    for (is, name) in [
+        (server.timestamps, "timestamps"),
+        (server.sack, "SACK"),
+        (server.ecn, "ECN"),
+    ] {
+        if is {
+            options.push(name.to_owned());
+        }
+    }
+    if let Some(scale) = server.window_scale {
+        options.push(format!("window scale {scale}"));
+    }
+    if let Some(mss) = server.mss {
+        options.push(format!("MSS {mss}"));
+    }
+    let options = match options.as_slice() {
+        [] => "no options".to_owned(),
+        options => options.join(", "),
+    };
+    let source = match server.source.as_str() {
+        "learned" => "learned from its servers",
+        "configured" => "configured",
+        _ => "no server has answered yet",
+    };
+    let withheld = match server.withheld.as_slice() {
+        [] => String::new(),
+        names => format!("; withheld after a server fell short: {}", names.join(", ")),
+    };
+    format!("offers {options} ({source}){withheld}")
+}
+
+/// Connections of proxied services; nothing where there never was one.
+fn flows(flows: &FlowStatus) -> Option<String> {
+    if flows.created_total == 0 {
+        return None;
+    }
+    let mut line = format!(
+        "{} pending, {} spliced, {} known, {} of them over; {} created, {} expired, {} evicted",
+        flows.pending,
+        flows.spliced,
+        flows.known,
+        flows.closing,
+        flows.created_total,
+        flows.expired_total,
+        flows.evicted_total
+    );
+    for (n, what) in [
+        (flows.retried_total, "SYNs sent again"),
+        (flows.refused_total, "refused for a silent server"),
+        (flows.errands_failed_total, "retries failed"),
+        (flows.errands_lost_total, "retries lost"),
+    ] {
+        if n > 0 {
+            line.push_str(&format!(", {n} {what}"));
+        }
+    }
+    Some(line)
 }
 
 fn maps(snapshot: &Snapshot, colours: bool) -> Table {

@@ -15,6 +15,7 @@ use tracing::{error, info, warn};
 
 use super::{
     clock::{self, Offset},
+    flows::Flows,
     interfaces::Interface,
     keys::KeyRing,
     links::World,
@@ -57,8 +58,9 @@ pub struct Guard {
     pub(super) applied_at: u64,
     numbers: Numbers,
     pub(super) tcp: Tcp,
-    /// Whether flows are to be looked for.
-    pub(super) forwards: bool,
+    pub(super) flows: Flows,
+    /// Sweeps of the flow table when a service was last proxied, if one ever was.
+    forwarded_at: Option<u64>,
     /// Tick from which on every connection of a proxied service should be known.
     pub(super) settled_at: u32,
     /// A scale that was promised must hold when the ACK comes back: it stays for life.
@@ -90,7 +92,7 @@ impl Guard {
             config,
             config_path,
             overrides,
-            dataplane,
+            mut dataplane,
             keys,
             world,
         } = from;
@@ -102,6 +104,7 @@ impl Guard {
         let capacity = dataplane.maps.capacity(map::HALF_OPEN).unwrap_or(0);
         let sweeper = Sweeper::start(half_open, capacity, Arc::clone(&states))
             .context("cannot start the sweep of half-open connections")?;
+        let flows = Flows::start(&mut dataplane).context("cannot start the sweep of flows")?;
         let tcp = Tcp::read(Path::new(sysctl::ROOT));
         let mut guard = Self {
             rcv_wscale: tcp.profile(USUAL_MTU).rcv_wscale,
@@ -111,7 +114,8 @@ impl Guard {
             interfaces: Vec::new(),
             listeners: Vec::new(),
             offset: Offset::now(),
-            forwards: false,
+            flows,
+            forwarded_at: None,
             settled_at: 0,
             started_at: clock::wall_seconds(),
             applied_at: 0,
@@ -249,11 +253,31 @@ impl Guard {
         {
             // It has connections that are in no table of flows yet.
             self.settle();
-            self.forwards = true;
+            self.forwarded_at = Some(self.flows.passes());
         }
         self.write_runtime().context("cannot write map RUNTIME")?;
         apply::apply(&mut self.dataplane.maps, &self.tables, tables)?;
         Ok(())
+    }
+
+    /// Whether there are flows, or may be.
+    fn forwards(&self) -> bool {
+        // The sweep under way at that time may have begun before.
+        let swept = |at: u64| self.flows.passes() >= at.saturating_add(2);
+        self.forwarded_at
+            .is_some_and(|at| !swept(at) || self.flows.status().entries() > 0)
+    }
+
+    /// Keeps the sweep of flows, and the programs, informed.
+    fn look_after_flows(&mut self) -> Result<(), MapError> {
+        if self.services.iter().any(Running::is_proxied) {
+            self.forwarded_at = Some(self.flows.passes());
+        }
+        self.flows.set_wanted(self.forwards());
+        self.flows.set_ports(self.ports());
+        self.flows
+            .set_verified_ticks(clock::ticks(self.config.verified_timeout));
+        self.write_runtime()
     }
 
     /// Gives connections that the programs have not seen yet time to be seen.
@@ -264,7 +288,7 @@ impl Guard {
     /// Tells the programs what they must know of the daemon's state.
     pub(super) fn write_runtime(&mut self) -> Result<(), MapError> {
         let generic = self.interfaces.iter().any(Interface::is_generic);
-        let (forwards, settled_at) = (self.forwards, self.settled_at);
+        let (forwards, settled_at) = (self.forwards(), self.settled_at);
         let verified_ticks = clock::ticks(self.config.verified_timeout);
         let flow_idle_ticks = clock::ticks(self.config.flow_idle_timeout);
         self.dataplane.maps.change_runtime(|runtime| {
@@ -340,6 +364,9 @@ impl Guard {
                 Ok(counted) => running.tick(now, slot, &counted),
                 Err(error) => error!(error = one_line(&error), "cannot read map STATS"),
             }
+        }
+        if let Err(error) = self.look_after_flows() {
+            error!(error = one_line(&error), "cannot write map RUNTIME");
         }
         // Slot 0 decides on packets whose service cannot be known. The programs set it with the
         // first service they turn guarded; here it follows the others.

@@ -2,7 +2,7 @@
 
 use tracing::{error, info};
 
-use super::guard::Guard;
+use super::{errands::Port, guard::Guard};
 use crate::dataplane::{
     Attachment, attach,
     error::{AttachError, NearNames, one_line},
@@ -76,6 +76,23 @@ impl Guard {
                 Err(error)
             }
         }
+    }
+
+    /// Where frames may be sent and received.
+    pub(super) fn ports(&self) -> Vec<Port> {
+        let attached = self
+            .interfaces
+            .iter()
+            .filter(|interface| interface.attachment.is_some());
+        attached
+            .filter_map(|interface| {
+                Some(Port {
+                    index: interface.index,
+                    mac: self.world.by_index(interface.index)?.mac.clone(),
+                    generic: interface.is_generic(),
+                })
+            })
+            .collect()
     }
 
     /// Whether an interface of this name is guarded.

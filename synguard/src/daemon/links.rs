@@ -19,6 +19,8 @@ pub struct Link {
     pub device: Device,
     /// Whether it carries traffic.
     pub up: bool,
+    /// Its link-layer address.
+    pub mac: Vec<u8>,
     /// The device it is stacked on, in this namespace.
     lower: Option<u32>,
     vlan: bool,
@@ -182,10 +184,12 @@ fn link(message: &LinkMessage) -> Link {
         xdp_program: None,
     };
     let (mut lower, mut elsewhere, mut kind) = (None, false, None);
+    let mut mac = Vec::new();
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => device.name.clone_from(name),
             LinkAttribute::Mtu(mtu) => device.mtu = *mtu,
+            LinkAttribute::Address(address) => mac.clone_from(address),
             LinkAttribute::Link(index) => lower = Some(*index),
             LinkAttribute::LinkNetNsId(_) => elsewhere = true,
             LinkAttribute::LinkInfo(infos) => {
@@ -211,6 +215,7 @@ fn link(message: &LinkMessage) -> Link {
     };
     Link {
         up: flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
+        mac,
         lower: lower.filter(|_| !elsewhere),
         vlan: matches!(kind, Some(InfoKind::Vlan)),
         device,
@@ -238,6 +243,7 @@ mod tests {
         Link {
             device,
             up: true,
+            mac: Vec::new(),
             lower,
             vlan,
         }

@@ -8,6 +8,8 @@
 mod admission;
 mod calm;
 mod clock;
+mod errands;
+mod flows;
 mod guard;
 mod interfaces;
 mod keys;

@@ -74,7 +74,7 @@ impl Guard {
         })
     }
 
-    fn profile(&self) -> Profile {
+    pub(super) fn profile(&self) -> Profile {
         let mtu = self
             .interfaces
             .iter()

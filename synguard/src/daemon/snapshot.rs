@@ -3,20 +3,25 @@
 use std::net::IpAddr;
 
 use synguard_common::{
-    abi::{RTT_BUCKETS, ServiceStats},
+    abi::{
+        OFFER_ECN, OFFER_SACK, OFFER_TIMESTAMPS, OFFER_WINDOW_SCALE, RTT_BUCKETS, ServiceConfig,
+        ServiceState, ServiceStats,
+    },
+    profile::{Offer, Profile, WITHHELD_TICKS},
     verdict::{Action, Reason},
 };
 use tracing::error;
 
-use super::{guard::Guard, service::Running};
+use super::{clock, guard::Guard, service::Running};
 use crate::{
     dataplane::{error::one_line, health, load::kernel_release, stats},
-    model::{InterfaceStatus, ReasonCount, ServiceStatus, Snapshot},
+    model::{InterfaceStatus, ReasonCount, ServerStatus, ServiceStatus, Snapshot},
 };
 
 impl Guard {
     /// Everything, read from the kernel now.
     pub fn snapshot(&self) -> Snapshot {
+        let flows = self.flows.status();
         Snapshot {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             kernel: kernel_release(),
@@ -36,7 +41,16 @@ impl Guard {
                 .map(|running| self.service_status(running))
                 .collect(),
             keys: self.keys.status(),
-            maps: health::fill(&self.dataplane.maps, &self.tables, self.sweeper.entries()),
+            maps: health::fill(
+                &self.dataplane.maps,
+                &self.tables,
+                health::Swept {
+                    half_open: self.sweeper.entries(),
+                    flows: flows.entries(),
+                    verified: self.flows.verified(),
+                },
+            ),
+            flows,
         }
     }
 
@@ -87,6 +101,9 @@ impl Guard {
             mode: running.service.mode,
             admission: running.admission.kind.to_string(),
             admission_reason: running.admission.reason.clone(),
+            server: running
+                .is_proxied()
+                .then(|| server(&running.config(&self.profile()), &state, clock::tick())),
             state: if running.guarded { "guarded" } else { "calm" }.to_owned(),
             state_since: running.state_since,
             half_open: state.half_open,
@@ -106,6 +123,41 @@ impl Guard {
             rtt: rtt(&counted.rtt),
             rtt_sum: counted.rtt_sum_ms as f64 / 1000.0,
         }
+    }
+}
+
+/// What the programs offer in the name of a proxied service's servers.
+fn server(config: &ServiceConfig, state: &ServiceState, now: u32) -> ServerStatus {
+    let profile = Profile(state.profile);
+    let offer = Offer::of(config, profile);
+    let has = |bit| offer.offers & bit != 0;
+    let withheld = if now.wrapping_sub(state.withheld_at) < WITHHELD_TICKS {
+        state.withheld
+    } else {
+        0
+    };
+    ServerStatus {
+        source: match (config.learns, profile.learned()) {
+            (0, _) => "configured",
+            (_, true) => "learned",
+            (_, false) => "unknown",
+        }
+        .to_owned(),
+        timestamps: has(OFFER_TIMESTAMPS),
+        sack: has(OFFER_SACK),
+        window_scale: has(OFFER_WINDOW_SCALE).then_some(offer.scale),
+        ecn: has(OFFER_ECN),
+        mss: (offer.mss != 0).then_some(offer.mss),
+        withheld: [
+            (OFFER_TIMESTAMPS, "timestamps"),
+            (OFFER_SACK, "sack"),
+            (OFFER_WINDOW_SCALE, "window_scale"),
+            (OFFER_ECN, "ecn"),
+        ]
+        .into_iter()
+        .filter(|(bit, _)| withheld & bit != 0)
+        .map(|(_, name)| name.to_owned())
+        .collect(),
     }
 }
 
@@ -139,7 +191,78 @@ fn rtt(buckets: &[u64; RTT_BUCKETS]) -> Vec<(Option<f64>, u64)> {
 
 #[cfg(test)]
 mod tests {
+    use synguard_common::{abi::MODE_ADAPTIVE, options::Options};
+
     use super::*;
+
+    #[test]
+    fn what_servers_offer_comes_from_them_or_from_the_file() {
+        let learns = ServiceConfig {
+            high: 1,
+            offers: OFFER_TIMESTAMPS | OFFER_SACK | OFFER_WINDOW_SCALE | OFFER_ECN,
+            window: 0,
+            mode: MODE_ADAPTIVE,
+            admission: 2,
+            rcv_wscale: 0,
+            ttl: 64,
+            learns: 1,
+            pad: 0,
+            mss: 0,
+            pad2: 0,
+        };
+        let mut state = ServiceState::default();
+        let unknown = ServerStatus {
+            source: "unknown".into(),
+            timestamps: false,
+            sack: false,
+            window_scale: None,
+            ecn: false,
+            mss: None,
+            withheld: Vec::new(),
+        };
+        assert_eq!(server(&learns, &state, 0), unknown);
+        let seen = Options {
+            present: OFFER_SACK | OFFER_WINDOW_SCALE,
+            mss: 1400,
+            window_scale: 0,
+            ..Options::default()
+        };
+        state.profile = Profile::default().learn(&seen, 0).0;
+        state.withheld = OFFER_TIMESTAMPS | OFFER_ECN;
+        state.withheld_at = u32::MAX;
+        let learned = ServerStatus {
+            source: "learned".into(),
+            sack: true,
+            window_scale: Some(0),
+            mss: Some(1400),
+            withheld: vec!["timestamps".into(), "ecn".into()],
+            ..unknown.clone()
+        };
+        assert_eq!(server(&learns, &state, 5), learned);
+        let later = ServerStatus {
+            withheld: Vec::new(),
+            ..learned
+        };
+        assert_eq!(server(&learns, &state, WITHHELD_TICKS), later);
+        let fixed = ServiceConfig {
+            learns: 0,
+            offers: OFFER_TIMESTAMPS | OFFER_WINDOW_SCALE,
+            rcv_wscale: 9,
+            mss: 1200,
+            ..learns
+        };
+        let configured = ServerStatus {
+            source: "configured".into(),
+            timestamps: true,
+            window_scale: Some(9),
+            mss: Some(1200),
+            ..unknown
+        };
+        assert_eq!(
+            server(&fixed, &ServiceState::default(), WITHHELD_TICKS),
+            configured
+        );
+    }
 
     #[test]
     fn buckets_have_their_bounds() {

@@ -32,6 +32,8 @@ fn missing(have: impl Fn(Capability) -> bool) -> Vec<String> {
     [
         Capability::CAP_BPF,
         Capability::CAP_NET_ADMIN,
+        // To refuse connections in the name of a silent server.
+        Capability::CAP_NET_RAW,
         Capability::CAP_PERFMON,
     ]
     .into_iter()
@@ -48,11 +50,11 @@ mod tests {
     fn each_missing_capability_is_named() {
         assert_eq!(
             missing(|_| false),
-            ["CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"]
+            ["CAP_BPF", "CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_PERFMON"]
         );
         assert_eq!(
             missing(|capability| capability == Capability::CAP_SYS_ADMIN),
-            ["CAP_NET_ADMIN"]
+            ["CAP_NET_ADMIN", "CAP_NET_RAW"]
         );
         assert_eq!(
             missing(|capability| !matches!(

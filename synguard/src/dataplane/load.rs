@@ -17,6 +17,7 @@ use super::{
     error::{LoadError, LogHint, MissingCapabilities, errno, one_line},
     kfunc,
     maps::Maps,
+    testrun::Runner,
 };
 
 /// The programs, compiled by the build script.
@@ -95,6 +96,20 @@ impl Dataplane {
         shared(&self.ebpf, PROGRAM_IN)
     }
 
+    /// A handle of the program `name`, to run it from another thread.
+    pub fn runner(&self, name: &str) -> Result<Runner, LoadError> {
+        let program = self
+            .ebpf
+            .program(name)
+            .ok_or_else(|| LoadError::Object(format!("program {name} is missing")))?;
+        let failed = |error: &dyn std::error::Error| LoadError::Kernel {
+            what: format!("run program {name}"),
+            reason: one_line(error),
+        };
+        let fd = program.fd().map_err(|error| failed(&error))?;
+        Runner::new(fd).map_err(|error| failed(&error))
+    }
+
     /// A TC program, likewise.
     pub fn classifier(&self, name: &str) -> Result<&SchedClassifier, LoadError> {
         shared(&self.ebpf, name)
@@ -169,16 +184,13 @@ pub fn load_sized(options: &Options, sizes: FlowSizes) -> Result<Dataplane, Load
     xdp.load().map_err(|error| rejected(PROGRAM_IN, &error))?;
     let out: &mut SchedClassifier = program(&mut ebpf, PROGRAM_OUT)?;
     out.load().map_err(|error| rejected(PROGRAM_OUT, &error))?;
-    // Until the object has them, whoever needs them says so.
-    if let Ok(sweep) = program::<SchedClassifier>(&mut ebpf, PROGRAM_SWEEP) {
-        sweep
-            .load()
-            .map_err(|error| rejected(PROGRAM_SWEEP, &error))?;
-    }
-    if let Ok(pass) = program::<Xdp>(&mut ebpf, PROGRAM_PASS) {
-        pass.load()
-            .map_err(|error| rejected(PROGRAM_PASS, &error))?;
-    }
+    let sweep: &mut SchedClassifier = program(&mut ebpf, PROGRAM_SWEEP)?;
+    sweep
+        .load()
+        .map_err(|error| rejected(PROGRAM_SWEEP, &error))?;
+    let pass: &mut Xdp = program(&mut ebpf, PROGRAM_PASS)?;
+    pass.load()
+        .map_err(|error| rejected(PROGRAM_PASS, &error))?;
     if local_error.is_none() {
         let admit: &mut SchedClassifier = program(&mut ebpf, PROGRAM_ADMIT)?;
         admit

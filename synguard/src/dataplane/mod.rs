@@ -1,5 +1,6 @@
 //! The kernel side as the daemon sees it: load the programs, attach them to interfaces, compile
-//! a configuration to table entries, apply them, and read back what the kernel counted.
+//! a configuration to table entries, apply them, read back what the kernel counted, and have frames
+//! received and sent.
 //!
 //! [`load`] and [`attach`] are different steps with different errors: what cannot be loaded will
 //! not load on any interface, what cannot be attached may attach to another or later.
@@ -7,14 +8,18 @@
 pub mod apply;
 pub mod attach;
 pub mod error;
+pub mod flows;
+pub mod frames;
 pub mod health;
 pub mod kfunc;
 pub mod load;
 pub mod maps;
+pub mod packet;
 pub mod qdisc;
 pub mod states;
 pub mod stats;
 pub mod tables;
+pub mod testrun;
 pub mod wire;
 
 pub use attach::{Attachment, Device};

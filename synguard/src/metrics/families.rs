@@ -12,7 +12,10 @@ use prometheus_client::{
 };
 use synguard_common::verdict::{Action, Reason};
 
-use crate::model::{Mode, ReasonCount, ServiceStatus, Snapshot};
+use crate::{
+    dataplane::stats::LET_IN,
+    model::{Mode, ReasonCount, ServiceStatus, Snapshot},
+};
 
 type Labels<'a> = Vec<(&'a str, &'a str)>;
 
@@ -24,11 +27,14 @@ const NO_SERVICE: [Reason; 3] = [Reason::NotTcp, Reason::Unprotected, Reason::No
 
 /// The reasons that are verdicts on a segment that acknowledges something, as
 /// `synguard_acks_total` calls them.
-const ACK_VERDICTS: [(Reason, &str); 5] = [
+const ACK_VERDICTS: [(Reason, &str); 8] = [
     (Reason::HandshakeDone, "handshake_done"),
     (Reason::Established, "established"),
     (Reason::CookieValid, "cookie_valid"),
     (Reason::JustAdmitted, "just_admitted"),
+    (Reason::SpliceStarted, "splice_started"),
+    (Reason::Translated, "translated"),
+    (Reason::FlowKnown, "flow_known"),
     (Reason::AckInvalid, "invalid"),
 ];
 
@@ -42,6 +48,7 @@ impl Collector for Families {
         self.daemon(&mut writer)?;
         self.packets(&mut writer)?;
         self.states(&mut writer)?;
+        self.forwarding(&mut writer)?;
         self.health(&mut writer)
     }
 }
@@ -117,13 +124,18 @@ impl Families {
         )?;
         w.counter(
             "synguard_admissions",
-            "Connections created from a valid cookie.",
-            each().map(|(s, c)| (vec![("service", s)], c.of(Reason::Admitted))),
+            "Challenged clients let in: sockets made from a valid cookie, connections spliced, sources \
+             verified.",
+            each().map(|(s, c)| {
+                let let_in = LET_IN.iter().map(|reason| c.of(*reason)).sum::<u64>();
+                (vec![("service", s)], let_in)
+            }),
         )?;
         w.counter(
             "synguard_acks",
             "Segments that acknowledge something, by verdict: the end of a watched handshake, an \
-             established connection, a valid cookie, a connection just admitted, or invalid.",
+             established connection, a valid cookie, a connection just admitted, one just spliced, one \
+             translated, one known from its server's packets, or invalid.",
             each().flat_map(|(s, c)| {
                 ACK_VERDICTS.iter().map(move |(reason, verdict)| {
                     (vec![("service", s), ("verdict", *verdict)], c.of(*reason))
@@ -369,7 +381,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    fn info<'l>(
+    pub(super) fn info<'l>(
         &mut self,
         name: &str,
         help: &str,

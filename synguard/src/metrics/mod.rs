@@ -6,6 +6,7 @@
 
 pub mod exposition;
 mod families;
+mod forwarding;
 mod process;
 pub mod server;
 

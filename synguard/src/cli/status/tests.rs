@@ -39,6 +39,11 @@ fn the_page_says_what_stands() {
         "keys: epoch 112500000, 2 ahead in place, last written 3s ago",
         "web: covers 192.0.2.1:443 [2001:db8::1]:443; admission local (the kernel can)",
         "web: leaves alone 192.0.2.1:22: no listener",
+        "forwarded: offers timestamps, window scale 7, MSS 1400 (learned from its",
+        "  servers); withheld after a server fell short: sack, ecn",
+        "flows: 2 pending, 50 spliced, 5 known, 9 of them over; 1000 created, 900",
+        "  expired, 43 evicted, 6 SYNs sent again, 3 refused for a silent server, 1",
+        "  retries lost",
     ] {
         assert!(
             page.lines().any(|line| line.trim_end() == expected),

@@ -1,0 +1,408 @@
+//! Looks after flows and verified sources, on a thread of its own.
+//!
+//! Every tick the thread has the kernel go through the flow table (`synguard_sweep`, run by
+//! `BPF_PROG_TEST_RUN`): it removes what has grown old, counts what is left, and leaves errands for
+//! pending flows whose server has not answered, which the thread then runs ([`super::errands`]).
+//! Now and then it goes through the table of verified sources itself. Neither takes more than a
+//! hundredth of a CPU: a walk that took long is followed by a pause a hundred times as long, which a
+//! table of a million flows stretches to seconds.
+
+use std::{
+    sync::{
+        Arc, Condvar, Mutex, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use aya::maps::MapError;
+use synguard_common::abi::{ERRAND_SLOTS, FLOW_KNOWN, FLOW_PENDING, FLOW_SPLICED, Sweep, map};
+use tracing::{error, warn};
+
+use super::{
+    clock,
+    errands::{Courier, Outcome, Port},
+};
+use crate::{
+    dataplane::{
+        Dataplane, FlowMaps, LoadError,
+        error::one_line,
+        load::{PROGRAM_IN, PROGRAM_PASS, PROGRAM_SWEEP},
+        testrun::Runner,
+        wire::Wire,
+    },
+    model::FlowStatus,
+};
+
+/// Time between sweeps, at least.
+const PAUSE: Duration = Duration::from_millis(250);
+/// Time between walks over the verified sources, at least.
+const VERIFIED_PAUSE: Duration = Duration::from_secs(5);
+/// A walk is followed by a pause of at least this many times its duration.
+const REST: u32 = 100;
+/// What `synguard_sweep` is shown, which looks at no packet: any frame the kernel takes.
+const ANY_FRAME: [u8; 64] = [0; 64];
+/// Verified sources after which other threads get their turn.
+const BATCH: u64 = 4096;
+/// The pause for that.
+const BREATH: Duration = Duration::from_millis(1);
+
+/// What the thread and the daemon share.
+struct Shared {
+    /// Whether there may be flows at all.
+    wanted: AtomicBool,
+    /// Where frames may be sent and received.
+    ports: RwLock<Vec<Port>>,
+    /// How long a source stays verified, ticks.
+    verified_ticks: AtomicU32,
+    status: Mutex<Known>,
+    /// Whole sweeps so far.
+    passes: AtomicU64,
+    stop: AtomicBool,
+    bell: (Mutex<()>, Condvar),
+}
+
+/// What the thread has found out.
+#[derive(Clone, Debug, Default)]
+struct Known {
+    flows: FlowStatus,
+    /// Verified sources the last walk met and left.
+    verified: u64,
+}
+
+/// The thread; stopped on drop.
+pub struct Flows {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Flows {
+    /// Starts it.
+    pub fn start(dataplane: &mut Dataplane) -> anyhow::Result<Self> {
+        let maps = dataplane
+            .maps
+            .flows
+            .take()
+            .ok_or_else(|| LoadError::Object("the maps of flows are missing".into()))?;
+        let courier = Courier::new(
+            dataplane.runner(PROGRAM_IN)?,
+            dataplane.runner(PROGRAM_PASS)?,
+        )?;
+        let shared = Arc::new(Shared {
+            wanted: AtomicBool::new(false),
+            ports: RwLock::default(),
+            verified_ticks: AtomicU32::new(u32::MAX),
+            status: Mutex::default(),
+            passes: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+            bell: Default::default(),
+        });
+        let mut keeper = Keeper {
+            verified_capacity: dataplane.maps.capacity(map::VERIFIED).unwrap_or(0),
+            maps,
+            sweep: dataplane.runner(PROGRAM_SWEEP)?,
+            courier,
+            shared: Arc::clone(&shared),
+            known: Known::default(),
+            verified_due: Instant::now(),
+            complained: false,
+        };
+        let thread = thread::Builder::new().name("flows".into()).spawn(move || {
+            let mut pause = PAUSE;
+            while keeper.shared.rest(pause) {
+                pause = keeper.work();
+            }
+        })?;
+        Ok(Self {
+            shared,
+            thread: Some(thread),
+        })
+    }
+
+    /// Says whether there may be flows.
+    pub fn set_wanted(&self, wanted: bool) {
+        self.shared.wanted.store(wanted, Ordering::Relaxed);
+    }
+
+    /// Says where frames may be sent and received.
+    pub fn set_ports(&self, ports: Vec<Port>) {
+        let mut now = self
+            .shared
+            .ports
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        if *now != ports {
+            *now = ports;
+        }
+    }
+
+    /// Says for how long sources stay verified.
+    pub fn set_verified_ticks(&self, ticks: u32) {
+        self.shared.verified_ticks.store(ticks, Ordering::Relaxed);
+    }
+
+    /// Whole sweeps so far.
+    pub fn passes(&self) -> u64 {
+        self.shared.passes.load(Ordering::Acquire)
+    }
+
+    /// Flows the last sweep left, and the counts.
+    pub fn status(&self) -> FlowStatus {
+        self.shared.known().flows.clone()
+    }
+
+    /// Verified sources the last walk left.
+    pub fn verified(&self) -> u64 {
+        self.shared.known().verified
+    }
+}
+
+impl Drop for Flows {
+    fn drop(&mut self) {
+        {
+            let _held = self
+                .shared
+                .bell
+                .0
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            self.shared.stop.store(true, Ordering::Relaxed);
+            self.shared.bell.1.notify_all();
+        }
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            warn!("the keeper of flows had died");
+        }
+    }
+}
+
+impl Shared {
+    /// Waits; false once the daemon stops.
+    fn rest(&self, pause: Duration) -> bool {
+        let held = self.bell.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let stopped = |_: &mut ()| !self.stopped();
+        let waited = self.bell.1.wait_timeout_while(held, pause, stopped);
+        drop(waited);
+        !self.stopped()
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the thread owns.
+struct Keeper {
+    maps: FlowMaps,
+    verified_capacity: u64,
+    sweep: Runner,
+    courier: Courier,
+    shared: Arc<Shared>,
+    known: Known,
+    verified_due: Instant,
+    /// Whether the last failure was said already.
+    complained: bool,
+}
+
+impl Keeper {
+    /// Does what is due; says how long to pause.
+    fn work(&mut self) -> Duration {
+        let mut pause = PAUSE;
+        if self.shared.wanted.load(Ordering::Relaxed) {
+            let start = Instant::now();
+            let swept = self.pass();
+            pause = pause.max(start.elapsed() * REST);
+            self.complain(swept);
+            self.errands();
+        }
+        let start = Instant::now();
+        if start >= self.verified_due {
+            let walked = self.walk();
+            let rest = VERIFIED_PAUSE.max(start.elapsed() * REST);
+            self.verified_due = Instant::now() + rest;
+            if let Err(error) = walked {
+                self.complain(Err(error.into()));
+            }
+        }
+        *self.shared.known() = self.known.clone();
+        pause
+    }
+
+    /// One sweep.
+    fn pass(&mut self) -> anyhow::Result<()> {
+        // Before the sweep: a flow that is made meanwhile must not look like one that was evicted.
+        let created = self.maps.counted()?.created;
+        self.sweep.run(&ANY_FRAME)?;
+        account(&mut self.known.flows, created, &self.maps.swept()?);
+        *self.shared.known() = self.known.clone();
+        self.shared.passes.fetch_add(1, Ordering::Release);
+        Ok(())
+    }
+
+    /// Runs every errand there is, but no more than the queue holds.
+    fn errands(&mut self) {
+        for _ in 0..ERRAND_SLOTS {
+            if self.shared.stopped() {
+                return;
+            }
+            let errand = match self.maps.errand() {
+                Ok(Some(errand)) => errand,
+                Ok(None) => return,
+                Err(error) => return self.complain(Err(error.into())),
+            };
+            let flow = match self.maps.flow(&errand.tuple) {
+                Ok(flow) => flow,
+                Err(error) => return self.complain(Err(error.into())),
+            };
+            let ports = self
+                .shared
+                .ports
+                .read()
+                .unwrap_or_else(PoisonError::into_inner);
+            let outcome = self.courier.run(&errand, flow.as_ref(), &ports);
+            drop(ports);
+            let flows = &mut self.known.flows;
+            match outcome {
+                Ok(Outcome::Retried) => flows.retried_total += 1,
+                Ok(Outcome::Refused) => flows.refused_total += 1,
+                Ok(Outcome::Obsolete) => {}
+                Err(error) => {
+                    flows.errands_failed_total += 1;
+                    self.complain(Err(error));
+                }
+            }
+        }
+    }
+
+    /// Counts the verified sources, and removes those that are so no more.
+    fn walk(&mut self) -> Result<(), MapError> {
+        let total = self.maps.counted()?.verified;
+        if self.known.verified == 0 && self.known.flows.verified_total == total {
+            return Ok(());
+        }
+        let lifetime = self.shared.verified_ticks.load(Ordering::Relaxed);
+        let now = clock::tick();
+        let (mut steps, mut left) = (0u64, 0u64);
+        let mut old = Vec::new();
+        for entry in self.maps.verified.iter() {
+            steps += 1;
+            // Keys that vanish under the walk make it start over.
+            if self.shared.stopped() || steps > self.verified_capacity.saturating_mul(2) {
+                break;
+            }
+            if steps.is_multiple_of(BATCH) {
+                thread::sleep(BREATH);
+            }
+            let Ok((address, Wire(source))) = entry else {
+                continue;
+            };
+            if is_over(source.since, now, lifetime) {
+                old.push(address);
+            } else {
+                left += 1;
+            }
+        }
+        for address in old {
+            // Somebody else may have been faster. A source that was verified again since is asked
+            // once more, which costs it nothing but time.
+            drop(self.maps.verified.remove(&address));
+        }
+        self.known.verified = left.min(self.verified_capacity);
+        self.known.flows.verified_total = total;
+        Ok(())
+    }
+
+    /// Says what went wrong, once until it goes well again.
+    fn complain(&mut self, result: anyhow::Result<()>) {
+        match result {
+            Ok(()) => self.complained = false,
+            Err(_) if self.complained => {}
+            Err(error) => {
+                self.complained = true;
+                error!(
+                    error = one_line(error.as_ref()),
+                    "cannot look after the flows of proxied services"
+                );
+            }
+        }
+    }
+}
+
+/// Takes note of a sweep, before which `created` flows had been made.
+fn account(flows: &mut FlowStatus, created: u64, sweep: &Sweep) {
+    let state = |state: u8| sweep.by_state.get(usize::from(state)).copied().unwrap_or(0);
+    flows.pending = state(FLOW_PENDING);
+    flows.spliced = state(FLOW_SPLICED);
+    flows.known = state(FLOW_KNOWN);
+    flows.closing = sweep.closing;
+    flows.created_total = created;
+    flows.expired_total = sweep.removed;
+    flows.errands_lost_total = sweep.errands_lost;
+    // Flows made during the sweep are missing in `created`, so that this errs on the low side, and
+    // makes up for it later.
+    let gone = created.saturating_sub(sweep.removed);
+    flows.evicted_total = flows
+        .evicted_total
+        .max(gone.saturating_sub(flows.entries()));
+}
+
+/// Whether a source verified at tick `since` is so no more.
+fn is_over(since: u32, now: u32, lifetime: u32) -> bool {
+    let age = now.wrapping_sub(since) as i32;
+    // The programs' tick may be a moment ahead.
+    age >= 0 && age as u32 >= lifetime
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sweep(by_state: [u64; 4], removed: u64) -> Sweep {
+        Sweep {
+            by_state,
+            closing: 1,
+            removed,
+            errands_lost: 7,
+        }
+    }
+
+    #[test]
+    fn what_vanished_by_itself_was_evicted() {
+        let mut flows = FlowStatus::default();
+        account(&mut flows, 10, &sweep([0, 1, 2, 3], 4));
+        assert_eq!(
+            flows,
+            FlowStatus {
+                pending: 1,
+                spliced: 2,
+                known: 3,
+                closing: 1,
+                created_total: 10,
+                expired_total: 4,
+                errands_lost_total: 7,
+                ..FlowStatus::default()
+            }
+        );
+        account(&mut flows, 20, &sweep([0, 0, 5, 0], 4));
+        assert_eq!(flows.evicted_total, 11);
+        // Five were made while the table was gone through: it never decreases, nor wraps.
+        account(&mut flows, 20, &sweep([0, 0, 10, 0], 4));
+        assert_eq!(flows.evicted_total, 11);
+        account(&mut flows, 0, &sweep([0, 0, 10, 0], 4));
+        assert_eq!((flows.evicted_total, flows.entries()), (11, 10));
+    }
+
+    #[test]
+    fn a_source_is_verified_for_its_time() {
+        assert!(!is_over(100, 139, 40));
+        assert!(is_over(100, 140, 40));
+        assert!(!is_over(101, 100, 40), "a tick ahead");
+        assert!(is_over(u32::MAX, 39, 40), "over the end of the clock");
+    }
+}

@@ -1,0 +1,117 @@
+//! Runs a loaded program on one frame, by `BPF_PROG_TEST_RUN`, from any thread.
+//!
+//! aya does this too, but only through its handle of the program, which stays with the object that
+//! it was loaded from; a thread of its own has the program's descriptor.
+
+use std::{
+    io,
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+};
+
+use aya::programs::ProgramFd;
+
+const BPF_PROG_TEST_RUN: libc::c_long = 10;
+/// The verdict on the frame is carried out (Linux 5.18).
+const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
+
+/// The part of `union bpf_attr` for this command (linux/bpf.h).
+#[repr(C)]
+#[derive(Default)]
+struct Attributes {
+    prog_fd: u32,
+    retval: u32,
+    data_size_in: u32,
+    data_size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+    ctx_size_in: u32,
+    ctx_size_out: u32,
+    ctx_in: u64,
+    ctx_out: u64,
+    flags: u32,
+    cpu: u32,
+    batch_size: u32,
+    pad: u32,
+}
+
+/// `struct xdp_md`.
+#[repr(C)]
+#[derive(Default)]
+struct XdpContext {
+    data: u32,
+    data_end: u32,
+    data_meta: u32,
+    ingress_ifindex: u32,
+    rx_queue_index: u32,
+    egress_ifindex: u32,
+}
+
+/// A program that can be run.
+#[derive(Debug)]
+pub struct Runner(OwnedFd);
+
+impl Runner {
+    /// For a loaded program.
+    pub fn new(program: &ProgramFd) -> io::Result<Self> {
+        program.as_fd().try_clone_to_owned().map(Self)
+    }
+
+    /// Runs it once on a copy of `frame`, of which nothing is left; says what it returned.
+    pub fn run(&self, frame: &[u8]) -> io::Result<u32> {
+        let attributes = Attributes {
+            repeat: 1,
+            ..self.on(frame)
+        };
+        test_run(attributes).map(|attributes| attributes.retval)
+    }
+
+    /// Has `frame` received by the device of this index, in the calling thread's namespace, with
+    /// this XDP program in place of the device's own.
+    pub fn receive(&self, frame: &[u8], ifindex: u32) -> io::Result<()> {
+        let context = XdpContext {
+            data_end: frame.len() as u32,
+            ingress_ifindex: ifindex,
+            ..XdpContext::default()
+        };
+        let attributes = Attributes {
+            ctx_in: (&raw const context) as u64,
+            ctx_size_in: size_of::<XdpContext>() as u32,
+            // More than one would have the kernel rewrite its dispatcher and wait for all CPUs.
+            repeat: 1,
+            batch_size: 1,
+            flags: BPF_F_TEST_XDP_LIVE_FRAMES,
+            ..self.on(frame)
+        };
+        test_run(attributes).map(drop)
+    }
+
+    fn on(&self, frame: &[u8]) -> Attributes {
+        Attributes {
+            prog_fd: self.0.as_raw_fd() as u32,
+            data_in: frame.as_ptr() as u64,
+            data_size_in: frame.len() as u32,
+            ..Attributes::default()
+        }
+    }
+}
+
+/// To be given attributes whose pointers are good.
+fn test_run(mut attributes: Attributes) -> io::Result<Attributes> {
+    // SAFETY: the kernel reads as much of frame and context as the attributes say, which is as long
+    // as they are, while the caller still holds them; it writes to nothing but the attributes.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_TEST_RUN,
+            &raw mut attributes,
+            size_of::<Attributes>(),
+        )
+    };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(attributes)
+    }
+}
