@@ -210,8 +210,22 @@ pub struct Clock {
     /// a load, where a clock would cost a call. Where the daemon is gone, it stands still and
     /// nothing ages.
     pub tick: u32,
-    /// Zero.
-    pub pad: u32,
+    /// Length of a jiffy, ns; 0 where it was not found out, and `bpf_ktime_get_coarse_ns` is asked.
+    pub jiffy_ns: u32,
+    /// Monotonic time less the jiffies' (`bpf_jiffies64` times `jiffy_ns`), ns. The kernel counts jiffies by
+    /// the monotonic clock, and reading them costs a load where the clock costs a call.
+    pub jiffy_offset: u64,
+}
+
+/// Value of the array `MOMENT`, one entry: both of the kernel's coarse clocks at one moment. Written
+/// by `synguard_moment`, which the daemon runs to compare them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moment {
+    /// `bpf_jiffies64`.
+    pub jiffies: u64,
+    /// `bpf_ktime_get_coarse_ns`: monotonic time at the last jiffy, ns.
+    pub monotonic: u64,
 }
 
 /// Value of the array `RUNTIME`, one entry.
@@ -242,8 +256,26 @@ pub struct Runtime {
     pub verified_ticks: u32,
     /// How long an idle flow is kept, ticks. Written by the daemon.
     pub flow_idle_ticks: u32,
-    /// Zero.
-    pub pad: u32,
+    /// Goes up after each change of `ADDRESSES` or `PREFIXES`: what was found before does not count
+    /// any more. Written by the daemon.
+    pub generation: u32,
+}
+
+/// Entries of the per-CPU array `FOUND`, a power of two.
+pub const FOUND_SLOTS: u32 = 256;
+
+/// Value of `FOUND`: what an address was last found to be. Written and read by the programs.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The address.
+    pub address: Address,
+    /// What `ADDRESSES` or `PREFIXES` have for it; zero where they have nothing.
+    pub entry: AddressEntry,
+    /// [`Runtime::generation`] of that.
+    pub generation: u32,
+    /// 1 where they have something.
+    pub protected: u32,
 }
 
 /// The client's ACK came, and its SYN was passed to the server, which has not answered yet.
@@ -444,6 +476,8 @@ pub mod map {
     pub const KEYS: &str = "KEYS";
     /// Array of one: [`super::Clock`].
     pub const CLOCK: &str = "CLOCK";
+    /// Array of one: [`super::Moment`].
+    pub const MOMENT: &str = "MOMENT";
     /// Array of one: [`super::Runtime`].
     pub const RUNTIME: &str = "RUNTIME";
     /// Hash: [`super::Tuple`] → [`super::HalfOpen`].
@@ -483,9 +517,11 @@ layout! {
         profile 32, withheld 40, withheld_at 44, probed_at 48, pad 52;
     ServiceStats = 2176: reasons 0, observed 1024, rtt 2048, rtt_sum_ms 2160, syns 2168;
     EpochKey = 24: epoch 0, k0 8, k1 16;
-    Clock = 16: wall_offset 0, tick 8, pad 12;
+    Clock = 24: wall_offset 0, tick 8, jiffy_ns 12, jiffy_offset 16;
+    Moment = 16: jiffies 0, monotonic 8;
     Runtime = 48: abi_version 0, no_metadata 4, has_prefixes 8, zero 12, seed 16, forwards 24,
-        generic 28, settled_at 32, verified_ticks 36, flow_idle_ticks 40, pad 44;
+        generic 28, settled_at 32, verified_ticks 36, flow_idle_ticks 40, generation 44;
+    Found = 32: address 0, entry 16, generation 24, protected 28;
     FlowEntry = 72: delta 0, ts_delta 4, cookie 8, client_isn 12, server_next 16, server_ack 20,
         client_tsval 24, seen_at 28, sent_at 32, window 36, mss 38, service 40, state 42,
         closing 43, options 44, client_scale 45, promised_scale 46, server_scale 47, tries 48,

@@ -631,8 +631,7 @@ fn guarded_syn<N: Net, P: Arriving, T: Tables>(
             };
             let profile = state.profile();
             if config.learns != 0
-                && !profile.learned()
-                && offered.present & profile::ALL_OFFERS == profile::ALL_OFFERS
+                && profile::is_news(profile, offered.present, state.withheld(), tables.tick())
                 && state.claim_probe(tables.tick())
             {
                 calm_syn(*tables, flow, segment.tcp.sequence, segment.service);

@@ -3,7 +3,7 @@
 //! A client that we answer must be promised nothing that the server behind will not keep, because
 //! the server hears of the connection only later. So we look at its answers to SYNs that passed
 //! while the service was calm. An option it was seen to agree to is promised from then on; the
-//! least MSS and window scale seen are what counts. An option that it fell short of, after it had
+//! least MSS seen is what counts, and the first window scale. An option that it fell short of, after it had
 //! been promised, is not promised again for [`WITHHELD_TICKS`], whatever is seen: behind one
 //! address there may be several servers that differ.
 //!
@@ -21,8 +21,8 @@ use crate::{
 /// For how long an option is withheld after a shortfall: ten minutes.
 pub const WITHHELD_TICKS: u32 = 600 * TICKS_PER_SECOND;
 
-/// The options that a probing SYN must ask for, so that its answer tells everything.
-pub const ALL_OFFERS: u32 = OFFER_TIMESTAMPS | OFFER_SACK | OFFER_WINDOW_SCALE;
+/// The options that it is worth probing for.
+const PROBED: u32 = OFFER_TIMESTAMPS | OFFER_SACK | OFFER_WINDOW_SCALE;
 
 /// One word, so that it is written and read at once.
 ///
@@ -52,7 +52,8 @@ impl Profile {
         self.0 as u32 & 0xff
     }
 
-    /// Least window scale that was seen; 0 where none was.
+    /// Window scale that was first seen; 0 where none was. Servers that differ have their windows scaled
+    /// again.
     #[inline(always)]
     pub const fn window_scale(self) -> u8 {
         (self.0 >> 8) as u8
@@ -68,15 +69,13 @@ impl Profile {
     #[inline(always)]
     #[must_use]
     pub const fn learn(self, seen: &Options, withheld: u32) -> Self {
-        let new = seen.present & !withheld & (ALL_OFFERS | OFFER_ECN);
+        let new = seen.present & !withheld & (PROBED | OFFER_ECN);
         let offers = self.offers() | new;
-        let scale = match (
-            self.offers() & OFFER_WINDOW_SCALE != 0,
-            new & OFFER_WINDOW_SCALE != 0,
-        ) {
-            (true, true) => min(self.window_scale(), seen.window_scale),
-            (false, true) => seen.window_scale,
-            _ => self.window_scale(),
+        // The first one stays: cookies are out that promise it.
+        let scale = if self.offers() & OFFER_WINDOW_SCALE == 0 && new & OFFER_WINDOW_SCALE != 0 {
+            seen.window_scale
+        } else {
+            self.window_scale()
         };
         let mss = match (self.mss(), seen.mss) {
             (0, mss) | (mss, 0) => mss,
@@ -99,9 +98,13 @@ impl Profile {
     }
 }
 
+/// Whether the answer to a SYN that offers these options may tell something new of them. One such SYN
+/// passes each second while its service is guarded: a server that lacks an option costs its clients
+/// no more than that, and one that was never calm is learned too.
 #[inline(always)]
-const fn min(a: u8, b: u8) -> u8 {
-    if a < b { a } else { b }
+pub const fn is_news(profile: Profile, offered: u32, withheld: (u32, u32), tick: u32) -> bool {
+    let unseen = offered & PROBED & !profile.offers();
+    unseen != 0 && (unseen & !withheld.0 != 0 || tick.wrapping_sub(withheld.1) >= WITHHELD_TICKS)
 }
 
 /// What a SYN-ACK of ours offers.
@@ -169,20 +172,36 @@ mod tests {
         assert_eq!(second.offers(), OFFER_SACK | OFFER_WINDOW_SCALE);
         assert_eq!((second.mss(), second.window_scale()), (1400, 9));
         let third = second.learn(&seen(OFFER_WINDOW_SCALE, 1440, 7), 0);
-        assert_eq!((third.mss(), third.window_scale()), (1400, 7));
+        assert_eq!((third.mss(), third.window_scale()), (1400, 9));
         // A client that did not ask for scaling.
         let fourth = third.learn(&seen(0, 536, 0), 0);
         assert_eq!(
             (fourth.offers(), fourth.window_scale()),
-            (third.offers(), 7)
+            (third.offers(), 9)
         );
         assert_eq!(fourth.without(OFFER_SACK).offers(), OFFER_WINDOW_SCALE);
         assert!(fourth.without(0xff).learned());
     }
 
     #[test]
+    fn what_is_news() {
+        let profile = Profile::default().learn(&seen(OFFER_SACK, 1460, 0), 0);
+        assert!(is_news(profile, PROBED, (0, 0), 0));
+        assert!(!is_news(profile, OFFER_SACK | OFFER_ECN, (0, 0), 0));
+        let withheld = (OFFER_TIMESTAMPS, 100);
+        assert!(!is_news(profile, OFFER_TIMESTAMPS, withheld, 101));
+        assert!(is_news(profile, PROBED, withheld, 101));
+        assert!(is_news(
+            profile,
+            OFFER_TIMESTAMPS,
+            withheld,
+            100 + WITHHELD_TICKS
+        ));
+    }
+
+    #[test]
     fn the_configuration_limits_or_decides() {
-        let profile = Profile::default().learn(&seen(ALL_OFFERS, 1460, 7), 0);
+        let profile = Profile::default().learn(&seen(PROBED, 1460, 7), 0);
         let config = ServiceConfig {
             high: 1,
             offers: OFFER_SACK | OFFER_WINDOW_SCALE,

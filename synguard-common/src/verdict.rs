@@ -162,7 +162,7 @@ reasons! {
     FlowTableFull = "flow_table_full", Drop;
     /// A segment of no known connection, so soon after the start that it may be an older one.
     Settling = "settling", Pass;
-    /// A SYN that passes because the server's options are not known yet: its answer tells.
+    /// A SYN that passes because its options may be news of the server: its answer tells.
     ProfileProbe = "profile_probe", Pass;
     /// An ICMP error about a segment of a spliced connection, translated for the server.
     IcmpTranslated = "icmp_translated", Pass;

@@ -2,13 +2,17 @@
 
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock, bpf_sock_tuple, xdp_md},
-    helpers::{bpf_ktime_get_coarse_ns, bpf_sk_release, bpf_skc_lookup_tcp, bpf_skc_to_tcp_sock},
+    helpers::{
+        bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_sk_release, bpf_skc_lookup_tcp,
+        bpf_skc_to_tcp_sock,
+    },
     maps::lpm_trie::Key,
 };
 use synguard_common::{
     abi::{
-        Address, AddressEntry, AdmissionBucket, EpochKey, HalfOpen, PortKey, Runtime, STATE_CALM,
-        STATE_GUARDED, ServiceConfig, ServiceState, TICKS_PER_SECOND, Tuple, VerifiedSource,
+        Address, AddressEntry, AdmissionBucket, EpochKey, FOUND_SLOTS, Found, HalfOpen, PortKey,
+        Runtime, STATE_CALM, STATE_GUARDED, ServiceConfig, ServiceState, TICKS_PER_SECOND, Tuple,
+        VerifiedSource,
     },
     admit::{Admission, RequestAttributes},
     clock::Now,
@@ -21,8 +25,8 @@ use synguard_common::{
 use crate::{
     atomic, count, kfunc,
     maps::{
-        ADDRESSES, ADMISSIONS, CLOCK, FLOW_COUNTS, FLOW_SCRATCH, FLOWS, HALF_OPEN, KEYS, PARKED,
-        PORTS, PREFIXES, RUNTIME, SERVICES, STATES, VERIFIED,
+        ADDRESSES, ADMISSIONS, CLOCK, FLOW_COUNTS, FLOW_SCRATCH, FLOWS, FOUND, HALF_OPEN, KEYS,
+        MOMENT, PARKED, PORTS, PREFIXES, RUNTIME, SERVICES, STATES, VERIFIED,
     },
 };
 
@@ -267,9 +271,66 @@ fn prefix(address: &Address) -> Option<&'static AddressEntry> {
     PREFIXES.get(&key.1)
 }
 
+/// Writes down both coarse clocks.
+#[inline(always)]
+pub fn moment() {
+    if let Some(moment) = MOMENT.get_ptr_mut(0) {
+        // SAFETY: a live map value; helpers without arguments.
+        unsafe {
+            (*moment).jiffies = bpf_jiffies64();
+            (*moment).monotonic = bpf_ktime_get_coarse_ns();
+        }
+    }
+}
+
 #[inline(always)]
 fn runtime() -> Option<&'static Runtime> {
     RUNTIME.get(0)
+}
+
+/// Where in `FOUND` an address lies: keyed, so that nobody outside can make two of them trade
+/// places for ever.
+#[inline(always)]
+fn slot(address: &Address, seed: u64) -> u32 {
+    let [high, low] = words(address);
+    let hash = (high ^ low.rotate_left(17) ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (hash >> 56) as u32 & (FOUND_SLOTS - 1)
+}
+
+#[inline(always)]
+fn words(address: &Address) -> [u64; 2] {
+    let words = (&raw const address.0).cast::<u64>();
+    // SAFETY: sixteen bytes, aligned to eight.
+    unsafe { [words.read(), words.add(1).read()] }
+}
+
+/// Asks the tables, and keeps what they say. A function of its own, for the sake of the stack and because it is
+/// seldom needed.
+#[inline(never)]
+fn look_up(found: *mut Found, address: &Address) {
+    let Some(runtime) = runtime() else {
+        return;
+    };
+    // Before the look: what changes from here on makes it outdated.
+    let generation = runtime.generation;
+    // SAFETY: the daemon replaces values, it never frees one in use (RCU).
+    let entry = match unsafe { ADDRESSES.get(address) } {
+        Some(entry) => Some(entry),
+        None if runtime.has_prefixes == 0 => None,
+        None => prefix(address),
+    };
+    let nothing = AddressEntry {
+        ports_id: 0,
+        service: 0,
+        mtu: 0,
+    };
+    // SAFETY: this CPU's value, as the caller has it.
+    unsafe {
+        (*found).address = *address;
+        (*found).entry = *entry.unwrap_or(&nothing);
+        (*found).protected = entry.is_some() as u32;
+        (*found).generation = generation;
+    }
 }
 
 impl<C> Tables for Kernel<C> {
@@ -288,14 +349,17 @@ impl<C> Tables for Kernel<C> {
 
     #[inline(always)]
     fn address(&self, address: &Address) -> Option<AddressEntry> {
-        // SAFETY: the daemon replaces values, it never frees one in use (RCU).
-        if let Some(entry) = unsafe { ADDRESSES.get(address) } {
-            return Some(*entry);
+        let runtime = runtime()?;
+        let found = FOUND.get_ptr_mut(slot(address, runtime.seed))?;
+        // SAFETY: this CPU's value, plain words.
+        unsafe {
+            if (*found).generation != runtime.generation
+                || words(&(*found).address) != words(address)
+            {
+                look_up(found, address);
+            }
+            ((*found).protected != 0).then_some((*found).entry)
         }
-        if RUNTIME.get(0)?.has_prefixes == 0 {
-            return None;
-        }
-        prefix(address).copied()
     }
 
     #[inline(always)]
@@ -321,9 +385,19 @@ impl<C> Tables for Kernel<C> {
 
     #[inline(always)]
     fn now(&self) -> Now {
-        let offset = CLOCK.get(0).map_or(0, |clock| clock.wall_offset);
+        let Some(clock) = CLOCK.get(0) else {
+            return Now::new(0, 0);
+        };
         // SAFETY: no arguments, no effects.
-        Now::new(unsafe { bpf_ktime_get_coarse_ns() }, offset)
+        let monotonic = unsafe {
+            match clock.jiffy_ns {
+                0 => bpf_ktime_get_coarse_ns(),
+                jiffy => bpf_jiffies64()
+                    .wrapping_mul(jiffy as u64)
+                    .wrapping_add(clock.jiffy_offset),
+            }
+        };
+        Now::new(monotonic, clock.wall_offset)
     }
 
     #[inline(always)]

@@ -141,6 +141,13 @@ pub fn synguard_sweep(_ctx: TcContext) -> i32 {
     NEXT
 }
 
+/// Tells both coarse clocks. Attached nowhere: the daemon runs it by `BPF_PROG_TEST_RUN`.
+#[classifier]
+pub fn synguard_moment(_ctx: TcContext) -> i32 {
+    kernel::moment();
+    NEXT
+}
+
 /// Lets every packet pass. Attached nowhere: the daemon has frames received through it, by
 /// `BPF_PROG_TEST_RUN` with live frames, where XDP runs in generic mode.
 #[xdp]

@@ -7,8 +7,8 @@ use aya_ebpf::{
 };
 use synguard_common::abi::{
     ADMISSION_BUCKETS, Address, AddressEntry, AdmissionBucket, Clock, ERRAND_SLOTS, EpochKey,
-    Errand, FlowCounts, FlowEntry, HalfOpen, KEY_SLOTS, PortEntry, PortKey, Runtime, ServiceConfig,
-    ServiceState, ServiceStats, Sweep, Tuple, VerifiedSource,
+    Errand, FOUND_SLOTS, FlowCounts, FlowEntry, Found, HalfOpen, KEY_SLOTS, Moment, PortEntry,
+    PortKey, Runtime, ServiceConfig, ServiceState, ServiceStats, Sweep, Tuple, VerifiedSource,
 };
 use synguard_common::{options::Scanner, tables::Parked};
 
@@ -104,3 +104,11 @@ pub static SWEEP: Array<Sweep> = Array::with_max_entries(1, 0);
 #[map]
 pub static PARKED: PerCpuArray<[u64; size_of::<Parked>() / 8]> =
     PerCpuArray::with_max_entries(1, 0);
+
+/// Hash of an address → what it was found to be. Written and read by every program.
+#[map]
+pub static FOUND: PerCpuArray<Found> = PerCpuArray::with_max_entries(FOUND_SLOTS, 0);
+
+/// 0 → both coarse clocks. Written by `synguard_moment`, read by the daemon.
+#[map]
+pub static MOMENT: Array<Moment> = Array::with_max_entries(1, 0);

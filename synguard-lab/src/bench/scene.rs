@@ -142,7 +142,8 @@ impl Scene {
                 0,
                 Wire(Clock {
                     tick: 0,
-                    pad: 0,
+                    jiffy_ns: 0,
+                    jiffy_offset: 0,
                     wall_offset: offset,
                 }),
                 0,

@@ -344,7 +344,8 @@ impl Guard {
         let clock = Clock {
             wall_offset: offset.0,
             tick: clock::tick(),
-            pad: 0,
+            jiffy_ns: 0,
+            jiffy_offset: 0,
         };
         maps.clock
             .set(0, Wire(clock), 0)

@@ -183,10 +183,24 @@ impl Sink for Maps {
                 (map::RUNTIME, changed)
             }
         };
-        result.map_err(|error| ApplyError {
-            map,
-            reason: one_line(&error),
-        })
+        let refused = |map| {
+            move |error: MapError| ApplyError {
+                map,
+                reason: one_line(&error),
+            }
+        };
+        result.map_err(refused(map))?;
+        if matches!(
+            step,
+            Step::Address(..) | Step::Prefix(..) | Step::HasPrefixes(_)
+        ) {
+            // What the programs have kept of it is outdated.
+            self.change_runtime(|runtime| {
+                runtime.generation = runtime.generation.wrapping_add(1);
+            })
+            .map_err(refused(map::RUNTIME))?;
+        }
+        Ok(())
     }
 }
 

@@ -308,6 +308,7 @@ impl Side for KernelSide {
         let runtime = self.set_runtime(|runtime| {
             runtime.has_prefixes = u32::from(has_prefixes);
             runtime.no_metadata = 0;
+            runtime.generation = runtime.generation.wrapping_add(1);
         })?;
         self.host = tables.seed(runtime.seed);
         self.set_wall(wall(0, Duration::from_secs(1)))
