@@ -39,6 +39,8 @@
 //! | veth pairs and VLAN devices for other topologies | [`link`] |
 //! | frames by the byte, and reading answers | [`frame::Frame`], [`frame::describe`] |
 //! | sending and seeing frames on a wire | [`wire::Wire`] |
+//! | every TCP header that passes an end, both ways | [`capture::Capture`] |
+//! | bytes that either end can make and check | [`pattern::Pattern`] |
 //! | running a program on one frame | [`testrun`] |
 //! | an HTTP, banner and echo server | [`http::HttpServer`] |
 //! | one connection with chosen options, and `TCP_INFO` | [`client`] |
@@ -54,6 +56,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod bench;
+pub mod capture;
 pub mod client;
 pub mod cpu;
 pub mod demo;
@@ -69,6 +72,7 @@ pub mod link;
 mod live;
 pub mod load;
 pub mod netns;
+pub mod pattern;
 pub mod process;
 pub mod programs;
 pub mod testrun;

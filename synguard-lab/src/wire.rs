@@ -183,7 +183,8 @@ impl Wire {
     }
 }
 
-fn address(index: u32, protocol: u16) -> SockAddr {
+/// The address of a device for a packet socket.
+pub(crate) fn address(index: u32, protocol: u16) -> SockAddr {
     let mut storage = SockAddrStorage::zeroed();
     // SAFETY: sockaddr_ll is one of the structures the storage is for.
     let link = unsafe { storage.view_as::<libc::sockaddr_ll>() };
