@@ -81,10 +81,19 @@ impl Payload {
     /// The window scale, rounded down; `None` where the SYN had none.
     #[inline(always)]
     pub fn window_scale(self) -> Option<u8> {
-        match (self.0 >> 2) & 7 {
-            0 => None,
-            index => Some(WINDOW_SCALES[index as usize & 7]),
-        }
+        self.has_window_scale().then_some(self.scale())
+    }
+
+    /// Whether the SYN had a window scale.
+    #[inline(always)]
+    pub const fn has_window_scale(self) -> bool {
+        (self.0 >> 2) & 7 != 0
+    }
+
+    /// The window scale, rounded down; of no meaning where the SYN had none.
+    #[inline(always)]
+    pub const fn scale(self) -> u8 {
+        WINDOW_SCALES[(self.0 >> 2) as usize & 7]
     }
 
     /// Whether the SYN permitted SACK.
@@ -218,13 +227,18 @@ impl Timestamp {
     /// says.
     #[inline(always)]
     pub fn window_scale(self, payload: Payload) -> Option<u8> {
-        let rounded = payload.window_scale()?;
+        payload.has_window_scale().then_some(self.scale(payload))
+    }
+
+    /// The same, of no meaning where the SYN had none.
+    #[inline(always)]
+    pub fn scale(self, payload: Payload) -> u8 {
         let exact = (self.0 & 15) as u8;
         let index = (payload.0 >> 2) & 7;
         if exact <= crate::options::MAX_WINDOW_SCALE && scale_index(exact as u64) == index {
-            Some(exact)
+            exact
         } else {
-            Some(rounded)
+            payload.scale()
         }
     }
 

@@ -131,13 +131,13 @@ fn segment<N: Net, P: Leaving, T: Tables>(
             }
         }
     }
-    half_open(packet, tables, &tuple, &header, at)
+    half_open::<N, P, T>(packet, tables, &tuple, &header, at)
 }
 
 // ---- half-open connections ----------------------------------------------------------------------
 
 #[inline(always)]
-fn half_open<P: Leaving, T: Tables>(
+fn half_open<N: Net, P: Leaving, T: Tables>(
     packet: &P,
     tables: &T,
     tuple: &Tuple,
@@ -159,7 +159,7 @@ fn half_open<P: Leaving, T: Tables>(
             return None;
         }
         if tables.service(service)?.admission == ADMISSION_PROXY {
-            learn_profile(tables, service, &read_options(packet, tables, header, at));
+            learn_profile::<N, T>(tables, service, &read_options(packet, tables, header, at));
         }
         Reason::SynAckSeen
     } else {
@@ -195,7 +195,7 @@ fn read_options<P: Leaving, T: Tables>(
 }
 
 #[inline(always)]
-fn learn_profile<T: Tables>(tables: &T, service: u16, seen: &Options) {
+fn learn_profile<N: Net, T: Tables>(tables: &T, service: u16, seen: &Options) {
     let Some(state) = tables.state(service) else {
         return;
     };
@@ -206,7 +206,7 @@ fn learn_profile<T: Tables>(tables: &T, service: u16, seen: &Options) {
         0
     };
     let known = state.profile();
-    let learned = known.learn(seen, withheld);
+    let learned = known.learn(seen, withheld, N::OVERHEAD);
     if learned != known {
         state.set_profile(learned);
     }

@@ -98,7 +98,7 @@ pub fn write<N: Net, P: Arriving>(
         needed
     };
     let delta = wanted as isize - frame_len as isize;
-    if delta != 0 && !packet.resize(delta) {
+    if delta != 0 && !packet.resize(delta, at) {
         return false;
     }
     if towards == Towards::Client && swap_ethernet(packet).is_none() {

@@ -637,9 +637,9 @@ fn guarded_syn<N: Net, P: Arriving, T: Tables>(
                 calm_syn(*tables, flow, segment.tcp.sequence, segment.service);
                 return Reason::ProfileProbe;
             }
-            Offer::of(config, profile)
+            Offer::of(config, profile, N::OVERHEAD)
         }
-        _ => Offer::of(config, Profile::default()),
+        _ => Offer::of(config, Profile::default(), N::OVERHEAD),
     };
     let options = offered.agree(handshake::asks_for_ecn(segment.tcp.flags), offer.offers);
     let isn = segment.tcp.sequence;

@@ -79,8 +79,9 @@ pub trait Arriving: PacketMut {
     /// what can be accessed directly is measured in another, slower way.
     fn frame_len(&self, end: usize) -> usize;
 
-    /// Cuts or extends the frame by `delta` bytes; new bytes are zero. False where there is no room.
-    fn resize(&mut self, delta: isize) -> bool;
+    /// Cuts or extends the frame by `delta` bytes, of which the first `link` stay in place and any
+    /// others may be lost. False where there is no room.
+    fn resize(&mut self, delta: isize, link: usize) -> bool;
 
     /// Sum of the `len` bytes from `at` as big-endian 16-bit words, the last padded with zero;
     /// `None` where the frame ends before. Slow: meant for data, where there is any.
@@ -144,8 +145,8 @@ impl<P: Arriving + ?Sized> Arriving for &mut P {
     }
 
     #[inline(always)]
-    fn resize(&mut self, delta: isize) -> bool {
-        (**self).resize(delta)
+    fn resize(&mut self, delta: isize, link: usize) -> bool {
+        (**self).resize(delta, link)
     }
 
     #[inline(always)]
@@ -301,7 +302,7 @@ impl Arriving for Frame {
         self.len
     }
 
-    fn resize(&mut self, delta: isize) -> bool {
+    fn resize(&mut self, delta: isize, _link: usize) -> bool {
         let Some(len) = self.len.checked_add_signed(delta) else {
             return false;
         };

@@ -29,11 +29,11 @@ const PROBED: u32 = OFFER_TIMESTAMPS | OFFER_SACK | OFFER_WINDOW_SCALE;
 /// ```text
 ///   63     33  32  31        16 15      8 7        0
 ///  +---------+----+------------+---------+----------+
-///  |  zero   | it |    MSS     |  scale  | OFFER_*  |
+///  |  zero   | it |   packet   |  scale  | OFFER_*  |
 ///  +---------+----+------------+---------+----------+
 /// ```
 ///
-/// "it": anything was learned at all.
+/// "it": anything was learned at all; "packet": the largest, MSS and headers together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Profile(pub u64);
 
@@ -59,16 +59,17 @@ impl Profile {
         (self.0 >> 8) as u8
     }
 
-    /// Least MSS that was seen, bytes; 0 where none was.
+    /// Largest packet that every server seen takes, bytes; 0 where none was seen. The MSS without the family: one service may have both.
     #[inline(always)]
-    pub const fn mss(self) -> u16 {
+    pub const fn packet(self) -> u16 {
         (self.0 >> 16) as u16
     }
 
-    /// With another SYN-ACK taken into account. `withheld` are the options not to be learned now.
+    /// With another SYN-ACK taken into account. `withheld` are the options not to be learned now,
+    /// `overhead` the length of the headers without options ([`crate::flow::Net::OVERHEAD`]).
     #[inline(always)]
     #[must_use]
-    pub const fn learn(self, seen: &Options, withheld: u32) -> Self {
+    pub const fn learn(self, seen: &Options, withheld: u32, overhead: u16) -> Self {
         let new = seen.present & !withheld & (PROBED | OFFER_ECN);
         let offers = self.offers() | new;
         // The first one stays: cookies are out that promise it.
@@ -77,17 +78,12 @@ impl Profile {
         } else {
             self.window_scale()
         };
-        let mss = match (self.mss(), seen.mss) {
-            (0, mss) | (mss, 0) => mss,
-            (known, mss) => {
-                if mss < known {
-                    mss
-                } else {
-                    known
-                }
-            }
+        let packet = match seen.mss {
+            0 => 0,
+            mss => mss.saturating_add(overhead),
         };
-        Self(Self::LEARNED | ((mss as u64) << 16) | ((scale as u64) << 8) | offers as u64)
+        let packet = least(self.packet(), packet);
+        Self(Self::LEARNED | ((packet as u64) << 16) | ((scale as u64) << 8) | offers as u64)
     }
 
     /// Without the options that a server fell short of.
@@ -107,6 +103,12 @@ pub const fn is_news(profile: Profile, offered: u32, withheld: (u32, u32), tick:
     unseen != 0 && (unseen & !withheld.0 != 0 || tick.wrapping_sub(withheld.1) >= WITHHELD_TICKS)
 }
 
+/// The lesser of two limits, of which 0 is none.
+#[inline(always)]
+const fn least(a: u16, b: u16) -> u16 {
+    if a == 0 || (b != 0 && b < a) { b } else { a }
+}
+
 /// What a SYN-ACK of ours offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offer {
@@ -121,7 +123,7 @@ pub struct Offer {
 impl Offer {
     /// By the configuration, and where that says so by what was learned.
     #[inline(always)]
-    pub const fn of(config: &ServiceConfig, profile: Profile) -> Self {
+    pub const fn of(config: &ServiceConfig, profile: Profile, overhead: u16) -> Self {
         if config.learns == 0 {
             return Self {
                 offers: config.offers,
@@ -129,16 +131,8 @@ impl Offer {
                 mss: config.mss,
             };
         }
-        let mss = match (config.mss, profile.mss()) {
-            (0, mss) | (mss, 0) => mss,
-            (a, b) => {
-                if a < b {
-                    a
-                } else {
-                    b
-                }
-            }
-        };
+        let mss = profile.packet().saturating_sub(overhead);
+        let mss = least(config.mss, mss);
         Self {
             offers: config.offers & profile.offers(),
             scale: profile.window_scale(),
@@ -162,19 +156,20 @@ mod tests {
 
     #[test]
     fn options_add_up_and_sizes_go_down() {
-        let first = Profile::default().learn(&seen(OFFER_SACK, 1460, 0), 0);
+        let first = Profile::default().learn(&seen(OFFER_SACK, 1460, 0), 0, 40);
         assert!(!Profile::default().learned() && first.learned());
-        assert_eq!((first.offers(), first.mss()), (OFFER_SACK, 1460));
+        assert_eq!((first.offers(), first.packet()), (OFFER_SACK, 1500));
         let second = first.learn(
             &seen(OFFER_WINDOW_SCALE | OFFER_TIMESTAMPS, 1400, 9),
             OFFER_TIMESTAMPS,
+            40,
         );
         assert_eq!(second.offers(), OFFER_SACK | OFFER_WINDOW_SCALE);
-        assert_eq!((second.mss(), second.window_scale()), (1400, 9));
-        let third = second.learn(&seen(OFFER_WINDOW_SCALE, 1440, 7), 0);
-        assert_eq!((third.mss(), third.window_scale()), (1400, 9));
+        assert_eq!((second.packet(), second.window_scale()), (1440, 9));
+        let third = second.learn(&seen(OFFER_WINDOW_SCALE, 1440, 7), 0, 60);
+        assert_eq!((third.packet(), third.window_scale()), (1440, 9));
         // A client that did not ask for scaling.
-        let fourth = third.learn(&seen(0, 536, 0), 0);
+        let fourth = third.learn(&seen(0, 0, 0), 0, 40);
         assert_eq!(
             (fourth.offers(), fourth.window_scale()),
             (third.offers(), 9)
@@ -185,7 +180,7 @@ mod tests {
 
     #[test]
     fn what_is_news() {
-        let profile = Profile::default().learn(&seen(OFFER_SACK, 1460, 0), 0);
+        let profile = Profile::default().learn(&seen(OFFER_SACK, 1460, 0), 0, 40);
         assert!(is_news(profile, PROBED, (0, 0), 0));
         assert!(!is_news(profile, OFFER_SACK | OFFER_ECN, (0, 0), 0));
         let withheld = (OFFER_TIMESTAMPS, 100);
@@ -201,7 +196,7 @@ mod tests {
 
     #[test]
     fn the_configuration_limits_or_decides() {
-        let profile = Profile::default().learn(&seen(PROBED, 1460, 7), 0);
+        let profile = Profile::default().learn(&seen(PROBED, 1460, 7), 0, 40);
         let config = ServiceConfig {
             high: 1,
             offers: OFFER_SACK | OFFER_WINDOW_SCALE,
@@ -215,7 +210,7 @@ mod tests {
             mss: 1400,
             pad2: 0,
         };
-        let offer = Offer::of(&config, profile);
+        let offer = Offer::of(&config, profile, 40);
         assert_eq!(
             offer,
             Offer {
@@ -224,13 +219,13 @@ mod tests {
                 mss: 1400
             }
         );
-        assert_eq!(Offer::of(&config, Profile::default()).offers, 0);
+        assert_eq!(Offer::of(&config, Profile::default(), 40).offers, 0);
         let fixed = ServiceConfig {
             learns: 0,
             ..config
         };
         assert_eq!(
-            Offer::of(&fixed, Profile::default()),
+            Offer::of(&fixed, Profile::default(), 40),
             Offer {
                 offers: OFFER_SACK | OFFER_WINDOW_SCALE,
                 scale: 3,

@@ -253,7 +253,7 @@ fn pending<N: Net, P: Arriving>(
     live.tries.set(live.tries.get().wrapping_add(1));
     match write_syn(packet, taken, live) {
         Some(()) => Reason::SpliceRetried,
-        None => Reason::SplicePending,
+        None => Reason::SpliceFailed,
     }
 }
 
@@ -331,14 +331,16 @@ fn start<N: Net, P: Arriving, T: Tables>(packet: &mut P, tables: T) -> Option<Re
     let received = options::timestamps(packet, at + tcp::HEADER, header_len - tcp::HEADER);
     let stamp = Timestamp(received.ts_ecr);
     let timestamps = received.has_timestamps();
-    let scale = match timestamps {
-        true => stamp.window_scale(payload),
-        false => payload.window_scale(),
+    let scales = payload.has_window_scale();
+    let scale = if timestamps {
+        stamp.scale(payload)
+    } else {
+        payload.scale()
     };
     let ecn = timestamps && stamp.ecn();
     let agreed = OFFER_TIMESTAMPS * timestamps as u32
         | OFFER_SACK * payload.sack_permitted() as u32
-        | OFFER_WINDOW_SCALE * scale.is_some() as u32
+        | OFFER_WINDOW_SCALE * scales as u32
         | OFFER_ECN * ecn as u32;
     let promised = tables.state(taken.service)?.profile().window_scale();
     let config = tables.service(taken.service)?;
@@ -360,7 +362,7 @@ fn start<N: Net, P: Arriving, T: Tables>(packet: &mut P, tables: T) -> Option<Re
     live.state.set(FLOW_PENDING);
     live.closing.set(0);
     live.options.set(agreed as u8);
-    live.client_scale.set(scale.unwrap_or(0));
+    live.client_scale.set(scale * scales as u8);
     live.promised_scale.set(if config.learns != 0 {
         promised
     } else {
@@ -375,8 +377,10 @@ fn start<N: Net, P: Arriving, T: Tables>(packet: &mut P, tables: T) -> Option<Re
     if !tables.flow_insert(&tuple, new) {
         return Some(Reason::FlowTableFull);
     }
-    write_syn(packet, &taken, &live)?;
-    Some(Reason::SpliceStarted)
+    Some(match write_syn(packet, &taken, &live) {
+        Some(()) => Reason::SpliceStarted,
+        None => Reason::SpliceFailed,
+    })
 }
 
 /// Sum of a TCP header with its options.

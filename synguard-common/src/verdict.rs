@@ -178,7 +178,7 @@ reasons! {
     SpliceShort = "splice_short", Pass;
     /// The server holds an older connection of the tuple: that one is reset, and the SYN sent again.
     SpliceChallenged = "splice_challenged", Drop;
-    /// The kernel would not take the packet that was to complete or reset a pending connection.
+    /// A packet that was to begin, complete or reset a splice could not be written or sent.
     SpliceFailed = "splice_failed", Drop;
     /// A segment of a spliced connection, translated for the client.
     TranslatedOut = "translated_out", Pass;

@@ -3,8 +3,8 @@
 use aya_ebpf::{
     bindings::{__sk_buff, xdp_md},
     helpers::{
-        bpf_clone_redirect, bpf_l4_csum_replace, bpf_loop, bpf_skb_pull_data, bpf_xdp_adjust_tail,
-        bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
+        bpf_clone_redirect, bpf_l4_csum_replace, bpf_loop, bpf_skb_pull_data, bpf_xdp_adjust_head,
+        bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
     },
 };
 use synguard_common::{
@@ -336,15 +336,46 @@ impl Arriving for Cursor<xdp_md> {
     }
 
     #[inline(always)]
-    fn resize(&mut self, delta: isize) -> bool {
+    fn resize(&mut self, delta: isize, link: usize) -> bool {
         // SAFETY: `ctx` is the program's context.
-        unsafe { bpf_xdp_adjust_tail(self.ctx, delta as i32) == 0 }
+        let done = unsafe { bpf_xdp_adjust_tail(self.ctx, delta as i32) == 0 };
+        done || grow_head(self.ctx, delta, link)
     }
 
     #[inline(always)]
     fn sum(&self, at: usize, len: usize) -> Option<u64> {
         sum_bytes(self.ctx, at, len)
     }
+}
+
+/// Longest link header, bytes.
+const MAX_LINK: usize = 22;
+/// By how much a frame grows at most: an ACK to a SYN with all its options.
+const MAX_GROWTH: isize = 64;
+
+/// Extends a frame at its head and moves the link header there. Behind a short packet on a virtual
+/// device there may be no room, but in front of it there is.
+#[inline(never)]
+fn grow_head(ctx: *mut xdp_md, delta: isize, link: usize) -> bool {
+    // SAFETY: `ctx` is the program's context.
+    if delta <= 0 || delta > MAX_GROWTH || unsafe { bpf_xdp_adjust_head(ctx, -delta as i32) } != 0 {
+        return false;
+    }
+    let cursor = Cursor { ctx };
+    for at in (0..MAX_LINK).step_by(2) {
+        if at >= link {
+            break;
+        }
+        let Some(from) = cursor.checked(at + delta as usize, 2) else {
+            return false;
+        };
+        let word = from.u16(0);
+        let Some(mut to) = cursor.checked(at, 2) else {
+            return false;
+        };
+        to.set_u16(0, word);
+    }
+    true
 }
 
 /// `BPF_F_INGRESS`.

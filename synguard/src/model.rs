@@ -251,7 +251,7 @@ pub struct ServerStatus {
     pub window_scale: Option<u8>,
     /// Explicit congestion notification.
     pub ecn: bool,
-    /// Largest MSS, if anything but the MTU limits it.
+    /// Largest MSS over IPv4 (20 more than over IPv6), if anything but the MTU limits it.
     pub mss: Option<u16>,
     /// Options that a server fell short of, and that are not offered for a while.
     pub withheld: Vec<String>,

@@ -58,6 +58,13 @@ pub struct Decision {
     pub here: bool,
 }
 
+impl Decision {
+    /// Whether the service's listeners are to be found on this machine.
+    pub fn listens_here(&self) -> bool {
+        self.here || matches!(self.kind, Kind::Local | Kind::None)
+    }
+}
+
 /// Decides for a service that covers `addresses`. `own` are the addresses of this machine, and
 /// `local_error` says why it cannot make sockets from cookies, if it cannot.
 pub fn decide(
@@ -211,10 +218,18 @@ mod tests {
     }
 
     #[test]
-    fn where_the_listeners_are_does_not_depend_on_what_was_asked() {
-        let here = |addresses: &Addresses| decide(Admission::Proxy, addresses, &own(), None).here;
-        assert!(here(&Addresses::Interface));
-        assert!(here(&prefixes(&["10.0.0.3"])));
-        assert!(!here(&prefixes(&["10.0.0.3", "10.0.0.4"])));
+    fn listeners_are_where_the_addresses_are() {
+        let here =
+            |asked, addresses: &Addresses| decide(asked, addresses, &own(), None).listens_here();
+        let (ours, theirs) = (prefixes(&["10.0.0.3"]), prefixes(&["10.0.0.3", "10.0.0.4"]));
+        for asked in [Admission::Auto, Admission::Proxy, Admission::Reset] {
+            assert!(here(asked, &Addresses::Interface));
+            assert!(here(asked, &ours));
+            assert!(!here(asked, &theirs));
+        }
+        assert!(
+            here(Admission::Local, &theirs),
+            "a prefix that is local by route"
+        );
     }
 }

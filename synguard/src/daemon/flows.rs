@@ -27,7 +27,6 @@ use super::{
 use crate::{
     dataplane::{
         Dataplane, FlowMaps, LoadError,
-        error::one_line,
         load::{PROGRAM_IN, PROGRAM_PASS, PROGRAM_SWEEP},
         testrun::Runner,
         wire::Wire,
@@ -106,7 +105,9 @@ impl Flows {
             shared: Arc::clone(&shared),
             known: Known::default(),
             verified_due: Instant::now(),
-            complained: false,
+            sweeping: Complaint::default(),
+            walking: Complaint::default(),
+            running: Complaint::default(),
         };
         let thread = thread::Builder::new().name("flows".into()).spawn(move || {
             let mut pause = PAUSE;
@@ -206,8 +207,27 @@ struct Keeper {
     shared: Arc<Shared>,
     known: Known,
     verified_due: Instant,
-    /// Whether the last failure was said already.
-    complained: bool,
+    sweeping: Complaint,
+    walking: Complaint,
+    running: Complaint,
+}
+
+/// Whether the last failure of something was said already.
+#[derive(Debug, Default)]
+struct Complaint(bool);
+
+impl Complaint {
+    /// Says what went wrong, once until it goes well again.
+    fn about(&mut self, what: &str, result: anyhow::Result<()>) {
+        match result {
+            Ok(()) => self.0 = false,
+            Err(_) if self.0 => {}
+            Err(error) => {
+                self.0 = true;
+                error!(error = format!("{error:#}"), "cannot {what}");
+            }
+        }
+    }
 }
 
 impl Keeper {
@@ -218,7 +238,7 @@ impl Keeper {
             let start = Instant::now();
             let swept = self.pass();
             pause = pause.max(start.elapsed() * REST);
-            self.complain(swept);
+            self.sweeping.about("sweep the flows", swept);
             self.errands();
         }
         let start = Instant::now();
@@ -226,9 +246,8 @@ impl Keeper {
             let walked = self.walk();
             let rest = VERIFIED_PAUSE.max(start.elapsed() * REST);
             self.verified_due = Instant::now() + rest;
-            if let Err(error) = walked {
-                self.complain(Err(error.into()));
-            }
+            self.walking
+                .about("count the verified sources", walked.map_err(Into::into));
         }
         *self.shared.known() = self.known.clone();
         pause
@@ -251,33 +270,39 @@ impl Keeper {
             if self.shared.stopped() {
                 return;
             }
-            let errand = match self.maps.errand() {
-                Ok(Some(errand)) => errand,
+            let result = match self.errand() {
                 Ok(None) => return,
-                Err(error) => return self.complain(Err(error.into())),
-            };
-            let flow = match self.maps.flow(&errand.tuple) {
-                Ok(flow) => flow,
-                Err(error) => return self.complain(Err(error.into())),
-            };
-            let ports = self
-                .shared
-                .ports
-                .read()
-                .unwrap_or_else(PoisonError::into_inner);
-            let outcome = self.courier.run(&errand, flow.as_ref(), &ports);
-            drop(ports);
-            let flows = &mut self.known.flows;
-            match outcome {
-                Ok(Outcome::Retried) => flows.retried_total += 1,
-                Ok(Outcome::Refused) => flows.refused_total += 1,
-                Ok(Outcome::Obsolete) => {}
-                Err(error) => {
-                    flows.errands_failed_total += 1;
-                    self.complain(Err(error));
+                Ok(Some(outcome)) => {
+                    let flows = &mut self.known.flows;
+                    match outcome {
+                        Outcome::Retried => flows.retried_total += 1,
+                        Outcome::Refused => flows.refused_total += 1,
+                        Outcome::Obsolete => continue,
+                    }
+                    Ok(())
                 }
-            }
+                Err(error) => {
+                    self.known.flows.errands_failed_total += 1;
+                    Err(error)
+                }
+            };
+            self.running
+                .about("do anything about a server that keeps silent", result);
         }
+    }
+
+    /// Runs the next errand, if there is one.
+    fn errand(&mut self) -> anyhow::Result<Option<Outcome>> {
+        let Some(errand) = self.maps.errand()? else {
+            return Ok(None);
+        };
+        let flow = self.maps.flow(&errand.tuple)?;
+        let ports = self
+            .shared
+            .ports
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        self.courier.run(&errand, flow.as_ref(), &ports).map(Some)
     }
 
     /// Counts the verified sources, and removes those that are so no more.
@@ -316,21 +341,6 @@ impl Keeper {
         self.known.verified = left.min(self.verified_capacity);
         self.known.flows.verified_total = total;
         Ok(())
-    }
-
-    /// Says what went wrong, once until it goes well again.
-    fn complain(&mut self, result: anyhow::Result<()>) {
-        match result {
-            Ok(()) => self.complained = false,
-            Err(_) if self.complained => {}
-            Err(error) => {
-                self.complained = true;
-                error!(
-                    error = one_line(error.as_ref()),
-                    "cannot look after the flows of proxied services"
-                );
-            }
-        }
     }
 }
 

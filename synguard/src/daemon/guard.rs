@@ -29,7 +29,7 @@ use super::{
 use crate::{
     config::Overrides,
     dataplane::{
-        Dataplane, States, Tables, apply,
+        Dataplane, Jiffies, States, Tables, apply,
         error::{NearNames, one_line},
         stats,
         wire::Wire,
@@ -67,6 +67,7 @@ pub struct Guard {
     pub(super) rcv_wscale: u8,
     pub(super) listeners: Vec<Listener>,
     offset: Offset,
+    jiffies: Jiffies,
 }
 
 /// Where to start from.
@@ -105,6 +106,9 @@ impl Guard {
         let sweeper = Sweeper::start(half_open, capacity, Arc::clone(&states))
             .context("cannot start the sweep of half-open connections")?;
         let flows = Flows::start(&mut dataplane).context("cannot start the sweep of flows")?;
+        let jiffies = dataplane
+            .jiffies()
+            .context("cannot compare the kernel's clocks")?;
         let tcp = Tcp::read(Path::new(sysctl::ROOT));
         let mut guard = Self {
             rcv_wscale: tcp.profile(USUAL_MTU).rcv_wscale,
@@ -114,6 +118,7 @@ impl Guard {
             interfaces: Vec::new(),
             listeners: Vec::new(),
             offset: Offset::now(),
+            jiffies,
             flows,
             forwarded_at: None,
             settled_at: 0,
@@ -341,11 +346,15 @@ impl Guard {
         self.keys
             .rotate(&mut maps.keys, offset.moment().epoch())
             .context("cannot write map KEYS")?;
+        let (jiffy_ns, jiffy_offset) = self
+            .jiffies
+            .now()
+            .context("cannot read the kernel's jiffies")?;
         let clock = Clock {
             wall_offset: offset.0,
             tick: clock::tick(),
-            jiffy_ns: 0,
-            jiffy_offset: 0,
+            jiffy_ns,
+            jiffy_offset,
         };
         maps.clock
             .set(0, Wire(clock), 0)

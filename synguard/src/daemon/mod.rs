@@ -3,7 +3,8 @@
 //! [`run`] checks all that can fail before it touches the interface. The loop ticks four times a
 //! second: it follows the services ([`service`], [`calm`]), keeps clock and keys ([`keys`]), and
 //! looks at the world again ([`links`], [`listeners`], [`sysctl`]) when rtnetlink says that it
-//! changed, and every few seconds regardless. All commands come through one channel.
+//! changed, and every few seconds regardless. All commands come through one channel. Threads of their
+//! own give up half-open connections ([`sweep`]) and look after flows ([`flows`]).
 
 mod admission;
 mod calm;

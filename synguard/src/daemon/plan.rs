@@ -49,7 +49,7 @@ impl Guard {
         let mut tables = tables::compile(&targets, &self.facts(), &self.tables)?;
         let backlogs = self.backlogs(&tables);
         for running in services {
-            let listeners = if running.admission.here {
+            let listeners = if running.admission.listens_here() {
                 Listeners::Here(backlogs.get(&running.number).copied())
             } else {
                 Listeners::Behind

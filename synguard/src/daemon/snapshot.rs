@@ -7,6 +7,7 @@ use synguard_common::{
         OFFER_ECN, OFFER_SACK, OFFER_TIMESTAMPS, OFFER_WINDOW_SCALE, RTT_BUCKETS, ServiceConfig,
         ServiceState, ServiceStats,
     },
+    flow::{Net as _, V4},
     profile::{Offer, Profile, WITHHELD_TICKS},
     verdict::{Action, Reason},
 };
@@ -129,7 +130,8 @@ impl Guard {
 /// What the programs offer in the name of a proxied service's servers.
 fn server(config: &ServiceConfig, state: &ServiceState, now: u32) -> ServerStatus {
     let profile = Profile(state.profile);
-    let offer = Offer::of(config, profile);
+    // The MSS is told for IPv4, where it is the usual number.
+    let offer = Offer::of(config, profile, V4::OVERHEAD);
     let has = |bit| offer.offers & bit != 0;
     let withheld = if now.wrapping_sub(state.withheld_at) < WITHHELD_TICKS {
         state.withheld
@@ -227,7 +229,7 @@ mod tests {
             window_scale: 0,
             ..Options::default()
         };
-        state.profile = Profile::default().learn(&seen, 0).0;
+        state.profile = Profile::default().learn(&seen, 0, V4::OVERHEAD).0;
         state.withheld = OFFER_TIMESTAMPS | OFFER_ECN;
         state.withheld_at = u32::MAX;
         let learned = ServerStatus {

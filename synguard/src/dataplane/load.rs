@@ -15,8 +15,9 @@ use tracing::debug;
 
 use super::{
     error::{LoadError, LogHint, MissingCapabilities, errno, one_line},
+    jiffies::Jiffies,
     kfunc,
-    maps::Maps,
+    maps::{Maps, typed},
     testrun::Runner,
 };
 
@@ -34,6 +35,8 @@ pub const PROGRAM_OUT: &str = "synguard_out";
 
 /// TC program that is never attached: run by the daemon, it looks after the flows.
 pub const PROGRAM_SWEEP: &str = "synguard_sweep";
+/// TC program that is attached nowhere: tells the kernel's coarse clocks.
+pub const PROGRAM_MOMENT: &str = "synguard_moment";
 /// XDP program that passes everything: what frames are injected by in generic mode.
 pub const PROGRAM_PASS: &str = "synguard_pass";
 
@@ -108,6 +111,18 @@ impl Dataplane {
         };
         let fd = program.fd().map_err(|error| failed(&error))?;
         Runner::new(fd).map_err(|error| failed(&error))
+    }
+
+    /// What compares the kernel's coarse clocks. Once: it takes the map it reads.
+    pub fn jiffies(&mut self) -> Result<Jiffies, LoadError> {
+        let program = self.classifier(PROGRAM_MOMENT)?;
+        let kernel = |what: &str, error: &dyn std::error::Error| LoadError::Kernel {
+            what: format!("{what} {PROGRAM_MOMENT}"),
+            reason: one_line(error),
+        };
+        let fd = program.fd().map_err(|error| kernel("find", &error))?;
+        let runner = Runner::new(fd).map_err(|error| kernel("open", &error))?;
+        Ok(Jiffies::new(runner, typed(&mut self.ebpf, map::MOMENT)?))
     }
 
     /// A TC program, likewise.
@@ -188,6 +203,10 @@ pub fn load_sized(options: &Options, sizes: FlowSizes) -> Result<Dataplane, Load
     sweep
         .load()
         .map_err(|error| rejected(PROGRAM_SWEEP, &error))?;
+    let moment: &mut SchedClassifier = program(&mut ebpf, PROGRAM_MOMENT)?;
+    moment
+        .load()
+        .map_err(|error| rejected(PROGRAM_MOMENT, &error))?;
     let pass: &mut Xdp = program(&mut ebpf, PROGRAM_PASS)?;
     pass.load()
         .map_err(|error| rejected(PROGRAM_PASS, &error))?;

@@ -159,7 +159,7 @@ fn remove(ebpf: &mut Ebpf, name: &str) -> Result<Map, LoadError> {
         .ok_or_else(|| LoadError::Object(format!("map {name} is missing")))
 }
 
-fn typed<M>(ebpf: &mut Ebpf, name: &str) -> Result<M, LoadError>
+pub(super) fn typed<M>(ebpf: &mut Ebpf, name: &str) -> Result<M, LoadError>
 where
     M: TryFrom<Map, Error = MapError>,
 {

@@ -11,6 +11,7 @@ pub mod error;
 pub mod flows;
 pub mod frames;
 pub mod health;
+pub mod jiffies;
 pub mod kfunc;
 pub mod load;
 pub mod maps;
@@ -24,6 +25,7 @@ pub mod wire;
 
 pub use attach::{Attachment, Device};
 pub use error::{AttachError, LoadError};
+pub use jiffies::Jiffies;
 pub use load::{Dataplane, FlowSizes, Options, load, load_sized};
 pub use maps::{FlowMaps, Maps};
 pub use states::States;

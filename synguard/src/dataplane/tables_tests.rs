@@ -65,6 +65,10 @@ fn services(targets: &[Target]) -> Vec<Service> {
     targets.iter().map(of).collect()
 }
 
+fn makes_sockets(target: &Target) -> bool {
+    target.config.admission < ADMISSION_PROXY
+}
+
 /// The rules of the module's documentation, taken literally.
 fn naive(targets: &[Target], facts: &Facts, address: IpAddr, port: u16) -> u16 {
     let local = facts.addresses.iter().any(|local| local.address == address);
@@ -72,9 +76,7 @@ fn naive(targets: &[Target], facts: &Facts, address: IpAddr, port: u16) -> u16 {
         exception.port == port && exception.address.is_none_or(|at| at == address)
     };
     let of_the_box = local || facts.others.contains(&address);
-    if of_the_box && facts.exceptions.iter().any(excepted) {
-        return SERVICE_NONE;
-    }
+    let excepted = of_the_box && facts.exceptions.iter().any(excepted);
     let mut best = None;
     for (position, target) in targets.iter().enumerate() {
         if target
@@ -94,12 +96,15 @@ fn naive(targets: &[Target], facts: &Facts, address: IpAddr, port: u16) -> u16 {
         };
         if let Some(length) = length {
             let rank = (target.ports.is_some(), length, std::cmp::Reverse(position));
-            if best.is_none_or(|(other, _): (_, u16)| rank > other) {
-                best = Some((rank, target.number));
+            if best.is_none_or(|(other, _): (_, &Target)| rank > other) {
+                best = Some((rank, target));
             }
         }
     }
-    best.map_or(SERVICE_NONE, |(_, number)| number)
+    match best {
+        Some((_, target)) if !(excepted && makes_sockets(target)) => target.number,
+        _ => SERVICE_NONE,
+    }
 }
 
 #[test]
@@ -172,6 +177,14 @@ fn an_exception_takes_the_port_from_whoever_has_it_and_says_from_whom() {
     assert_eq!(tables.lookup(local, 8081), 1);
     assert_eq!(tables.lookup("203.0.113.1".parse().unwrap(), 8080), 2);
     assert_eq!(tables.excepted, BTreeSet::from([(1, local, 8080)]));
+    // A connection that is spliced to it, or that it accepts itself, suits any listener.
+    for admission in [ADMISSION_PROXY, ADMISSION_RESET] {
+        let mut targets = targets.clone();
+        targets[0].config.admission = admission;
+        let tables = compile(&targets, &facts, &Tables::default()).unwrap();
+        assert_eq!(tables.lookup(local, 8080), 1);
+        assert_eq!(tables.excepted, BTreeSet::new());
+    }
 }
 
 #[test]
@@ -261,7 +274,10 @@ fn targets() -> impl Strategy<Value = Vec<Target>> {
                 name: String::new(),
                 prefixes,
                 ports,
-                config: config(mode),
+                config: ServiceConfig {
+                    admission: position as u8 % 4,
+                    ..config(mode)
+                },
             })
             .collect()
     })

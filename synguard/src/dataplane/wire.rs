@@ -30,6 +30,7 @@ pod!(
     abi::ServiceStats,
     abi::EpochKey,
     abi::Clock,
+    abi::Moment,
     abi::Runtime,
     abi::Tuple,
     abi::HalfOpen,
