@@ -648,7 +648,12 @@ fn guarded_syn<N: Net, P: Arriving, T: Tables>(
         sequence: 0,
         acknowledgment: isn.wrapping_add(1),
         flags: tcp::SYN | tcp::ACK | if options.has_ecn() { tcp::ECE } else { 0 },
-        window: config.window,
+        // A client that is proxied waits until its server is there.
+        window: if config.admission == ADMISSION_PROXY {
+            0
+        } else {
+            config.window
+        },
         mss: if offer.mss != 0 && offer.mss < limit {
             offer.mss
         } else {

@@ -135,7 +135,7 @@ fn segment<N: Net, P: Arriving, T: Tables>(
     let tuple = taken.flow.tuple();
     let known = tables.flow(&tuple);
     if let Some(live) = &known
-        && (asked || fits(live, tcp))
+        && (asked || fits(live, &taken))
     {
         return Some(follow(packet, &tables, &taken, live));
     }
@@ -174,14 +174,21 @@ fn segment<N: Net, P: Arriving, T: Tables>(
 
 /// Whether a segment is where its flow stands, as far as that is known; one that is not may belong
 /// to a new connection of the same tuple.
+///
+/// Linux's next initial sequence number is close to the last connection's for a second, and a cookie
+/// may be close to anything. So what has no data, as the ACK of a new connection, must be exactly
+/// where the server waits for it: it is, unless data is on its way before it.
 #[inline(always)]
-fn fits(flow: &LiveFlow, tcp: &tcp::Header) -> bool {
+fn fits<N: Net>(flow: &LiveFlow, taken: &Taken<N>) -> bool {
     const OVER: u8 = CLOSING_CLIENT | CLOSING_SERVER;
+    let tcp = &taken.tcp;
+    let bare = taken.tcp_at + tcp.header_len as usize >= taken.end;
     if flow.state.get() == FLOW_PENDING {
         return tcp.acknowledgment == flow.cookie.get().wrapping_add(1);
     }
     let closing = flow.closing.get();
-    near(tcp.sequence, flow.server_ack.get(), NEAR)
+    let reach = if bare { 0 } else { NEAR };
+    near(tcp.sequence, flow.server_ack.get(), reach)
         && near(tcp.acknowledgment, flow.server_next.get(), NEAR)
         && closing & CLOSING_RESET == 0
         && closing & OVER != OVER
@@ -189,7 +196,7 @@ fn fits(flow: &LiveFlow, tcp: &tcp::Header) -> bool {
 
 #[inline(always)]
 const fn near(a: u32, b: u32, by: u32) -> bool {
-    a.wrapping_sub(b).wrapping_add(by) < 2 * by
+    a.wrapping_sub(b).wrapping_add(by) <= 2 * by
 }
 
 /// What becomes of a segment of a known flow.
