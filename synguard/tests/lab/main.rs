@@ -1,6 +1,7 @@
 //! Real connections and floods through a guarded interface, in network namespaces. Needs root.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod bulk;
 mod client;
 mod command;
 mod connections;
@@ -9,4 +10,5 @@ mod establishment;
 mod floods;
 mod guard;
 mod halfopen;
+mod routed;
 mod short;
