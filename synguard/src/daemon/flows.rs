@@ -37,7 +37,7 @@ use crate::{
 /// Time between sweeps, at least.
 const PAUSE: Duration = Duration::from_millis(250);
 /// Time between walks over the verified sources, at least.
-const VERIFIED_PAUSE: Duration = Duration::from_secs(5);
+const VERIFIED_PAUSE: Duration = Duration::from_secs(1);
 /// A walk is followed by a pause of at least this many times its duration.
 const REST: u32 = 100;
 /// What `synguard_sweep` is shown, which looks at no packet: any frame the kernel takes.
@@ -68,6 +68,8 @@ struct Known {
     flows: FlowStatus,
     /// Verified sources the last walk met and left.
     verified: u64,
+    /// Sources verified so far, at the beginning of that walk.
+    verified_then: u64,
 }
 
 /// The thread; stopped on drop.
@@ -308,7 +310,8 @@ impl Keeper {
     /// Counts the verified sources, and removes those that are so no more.
     fn walk(&mut self) -> Result<(), MapError> {
         let total = self.maps.counted()?.verified;
-        if self.known.verified == 0 && self.known.flows.verified_total == total {
+        self.known.flows.verified_total = total;
+        if self.known.verified == 0 && self.known.verified_then == total {
             return Ok(());
         }
         let lifetime = self.shared.verified_ticks.load(Ordering::Relaxed);
@@ -339,7 +342,7 @@ impl Keeper {
             drop(self.maps.verified.remove(&address));
         }
         self.known.verified = left.min(self.verified_capacity);
-        self.known.flows.verified_total = total;
+        self.known.verified_then = total;
         Ok(())
     }
 }
