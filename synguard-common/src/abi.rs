@@ -344,7 +344,8 @@ pub struct FlowEntry {
     pub promised_scale: u8,
     /// Window scale of the server.
     pub server_scale: u8,
-    /// How often the SYN was passed again.
+    /// How often the SYN was passed again. Of a flow that is not spliced: 1 until the handshake of
+    /// the connection that took its place was seen to end.
     pub tries: u8,
     /// Bytes of `link` that count.
     pub link_len: u8,

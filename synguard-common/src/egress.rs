@@ -263,6 +263,7 @@ fn follow<P: Leaving, T: Tables>(
         }
         // The server has begun another connection with the same tuple, without us.
         splice::know(live, live.service.get(), tick);
+        live.tries.set(1);
         live.server_ack.set(header.acknowledgment);
         live.server_next.set(header.sequence);
         return None;

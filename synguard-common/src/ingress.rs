@@ -559,6 +559,14 @@ fn guarded<N: Net, P: Arriving, T: Tables>(
         return guarded_syn(packet, tables, flow, segment, config);
     }
     if config.admission == ADMISSION_RESET {
+        let (sequence, acknowledgment) = (segment.tcp.sequence, segment.tcp.acknowledgment);
+        if tables
+            .state(segment.service)
+            .is_some_and(|state| state.half_open() != 0)
+            && let Some(reason) = half_open_step(*tables, flow, flags, sequence, acknowledgment)
+        {
+            return reason;
+        }
         return reset::segment(*tables, flow, flags, segment.tcp.sequence);
     }
     match tables.socket(flow) {

@@ -21,7 +21,7 @@ use crate::{
     handshake::{self, Handshake, Towards},
     ingress::{Segment, half_open_step, is_guarded, nonsense, validate},
     options,
-    packet::{Arriving, View},
+    packet::{Arriving, View, ViewMut},
     tables::{LiveFlow, State, Tables, Verdict},
     translate,
     verdict::Reason,
@@ -134,12 +134,18 @@ fn segment<N: Net, P: Arriving, T: Tables>(
     }
     let tuple = taken.flow.tuple();
     let known = tables.flow(&tuple);
+    // What a flow of the tuple was before is over where the server has begun another connection.
+    let begun = match &known {
+        Some(live) => live.state.get() == FLOW_KNOWN && live.tries.get() != 0,
+        None => true,
+    };
     if let Some(live) = &known
+        && !begun
         && (asked || fits(live, &taken))
     {
         return Some(follow(packet, &tables, &taken, live));
     }
-    if known.is_none() && !asked && state.half_open() != 0 {
+    if begun && !asked && state.half_open() != 0 {
         let step = half_open_step(
             tables,
             &taken.flow,
@@ -148,8 +154,12 @@ fn segment<N: Net, P: Arriving, T: Tables>(
             tcp.acknowledgment,
         );
         if let Some(reason) = step {
-            if reason as u32 == Reason::HandshakeDone as u32 {
-                learn(&tables, &tuple, taken.service, tcp);
+            match &known {
+                Some(live) => live.tries.set(0),
+                None if reason as u32 == Reason::HandshakeDone as u32 => {
+                    learn(&tables, &tuple, taken.service, tcp);
+                }
+                None => {}
             }
             return Some(reason);
         }
@@ -183,6 +193,13 @@ fn fits<N: Net>(flow: &LiveFlow, taken: &Taken<N>) -> bool {
     const OVER: u8 = CLOSING_CLIENT | CLOSING_SERVER;
     let tcp = &taken.tcp;
     let bare = taken.tcp_at + tcp.header_len as usize >= taken.end;
+    if flow.state.get() == FLOW_SPLICED
+        && tcp.acknowledgment == flow.cookie.get().wrapping_add(1)
+        && tcp.sequence == flow.client_isn.get().wrapping_add(1)
+    {
+        // The very ACK that it began with, again: its cookie holds still, but starts nothing new.
+        return true;
+    }
     if flow.state.get() == FLOW_PENDING {
         return tcp.acknowledgment == flow.cookie.get().wrapping_add(1);
     }
@@ -247,9 +264,11 @@ fn pending<N: Net, P: Arriving>(
     let tcp = &taken.tcp;
     if tcp.flags & tcp::RST != 0 {
         if tcp.sequence == live.client_isn.get().wrapping_add(1) {
-            // The server, which is at its SYN, takes it by the sequence number alone.
             close(live, CLOSING_RESET);
-            return Reason::Translated;
+            return match bare_reset(packet, taken) {
+                Some(()) => Reason::Translated,
+                None => Reason::BadTcp,
+            };
         }
         return Reason::SplicePending;
     }
@@ -262,6 +281,19 @@ fn pending<N: Net, P: Arriving>(
         Some(()) => Reason::SpliceRetried,
         None => Reason::SpliceFailed,
     }
+}
+
+/// Makes a RST one without acknowledgement: a server that has not seen our ACK takes it by the
+/// sequence number alone, but ignores one that acknowledges what it has not sent (Linux:
+/// `tcp_check_req`).
+#[inline(always)]
+fn bare_reset<N: Net, P: Arriving>(packet: &mut P, taken: &Taken<N>) -> Option<()> {
+    let at = taken.tcp_at + tcp::field::OFFSET_FLAGS;
+    let old = packet.view(at, 2)?.u16(0);
+    let new = old & !tcp::ACK;
+    packet.view_mut(at, 2)?.set_u16(0, new);
+    let sum = checksum::difference(old as u32, new as u32);
+    packet.adjust_checksum(taken.tcp_at + tcp::field::CHECKSUM, sum)
 }
 
 /// Sets `CLOSING_*` bits.
