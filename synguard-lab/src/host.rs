@@ -15,8 +15,8 @@ use anyhow::{Context as _, Result};
 use synguard_common::{
     abi::{
         ADMISSION_BUCKETS, ADMISSION_LOCAL, ADMISSION_WAYS, Address, AddressEntry, EpochKey,
-        FlowEntry, HalfOpen, KEY_SLOTS, MODE_ADAPTIVE, PortKey, STATE_CALM, STATE_GUARDED,
-        ServiceConfig, ServiceState, TICKS_PER_SECOND, Tuple,
+        FlowCounts, FlowEntry, HalfOpen, KEY_SLOTS, MODE_ADAPTIVE, PortKey, STATE_CALM,
+        STATE_GUARDED, ServiceConfig, ServiceState, TICKS_PER_SECOND, Tuple,
     },
     admit::{Admission, RequestAttributes, admit},
     clock::Now,
@@ -89,6 +89,7 @@ pub struct HostTables {
     flow_room: usize,
     flow_scratch: Rc<LiveFlow>,
     flows_created: Cell<u64>,
+    sources_verified: Cell<u64>,
     parked: Parked,
     verified: RefCell<HashMap<Address, u32>>,
     tick: Cell<u32>,
@@ -121,6 +122,7 @@ impl Default for HostTables {
             flow_room: usize::MAX,
             flow_scratch: Rc::default(),
             flows_created: Cell::new(0),
+            sources_verified: Cell::new(0),
             parked: Parked::default(),
             verified: RefCell::default(),
             tick: Cell::new(0),
@@ -380,6 +382,19 @@ impl HostTables {
     /// `VERIFIED`: source and tick.
     pub fn verified_sources(&self) -> HashMap<Address, u32> {
         self.verified.borrow().clone()
+    }
+
+    /// How long a source stays verified, ticks.
+    pub fn verified_ticks(&self) -> u32 {
+        self.verified_ticks.get()
+    }
+
+    /// Flows entered under a tuple that had none, and sources verified that were not.
+    pub fn flow_counts(&self) -> FlowCounts {
+        FlowCounts {
+            created: self.flows_created.get(),
+            verified: self.sources_verified.get(),
+        }
     }
 
     /// What [`Admission::assign`] was given since the last call.
@@ -707,7 +722,9 @@ impl<'t> Tables for &'t HostTables {
     }
 
     fn verify(&self, source: &Address) {
-        self.verified.borrow_mut().insert(*source, self.tick.get());
+        let known = self.verified.borrow_mut().insert(*source, self.tick.get());
+        let new = u64::from(known.is_none());
+        self.sources_verified.set(self.sources_verified.get() + new);
     }
 
     fn socket<N: Net>(&self, flow: &Flow<N>) -> Socket {

@@ -15,12 +15,14 @@
 //! ```
 
 mod answer;
+mod icmp;
 mod option;
 pub(crate) mod sum;
 
 use std::net::{IpAddr, SocketAddr};
 
 pub use answer::{Answer, describe};
+pub use icmp::{IcmpError, check_icmp, envelope};
 pub use option::TcpOption;
 
 /// TCP flags, as they lie in byte 13 of the header.
@@ -123,6 +125,7 @@ pub struct Frame {
     destination: SocketAddr,
     ttl: u8,
     tos: u8,
+    label: u32,
     ip_id: u16,
     fragment: u16,
     ip_options: Vec<u8>,
@@ -142,6 +145,7 @@ pub struct Frame {
     data_offset: Option<u8>,
     break_ip_checksum: bool,
     break_tcp_checksum: bool,
+    no_tcp_checksum: bool,
     pad_to: usize,
     truncate_to: usize,
 }
@@ -161,6 +165,7 @@ impl Frame {
             destination,
             ttl: 64,
             tos: 0,
+            label: 0,
             ip_id: 0x1234,
             fragment: DONT_FRAGMENT,
             ip_options: Vec::new(),
@@ -180,6 +185,7 @@ impl Frame {
             data_offset: None,
             break_ip_checksum: false,
             break_tcp_checksum: false,
+            no_tcp_checksum: false,
             pad_to: 0,
             truncate_to: usize::MAX,
         }
@@ -208,6 +214,11 @@ impl Frame {
     /// Type of service, or traffic class: DSCP and ECN.
     pub fn tos(self, tos: u8) -> Self {
         Self { tos, ..self }
+    }
+
+    /// IPv6 flow label, 20 bits.
+    pub fn label(self, label: u32) -> Self {
+        Self { label, ..self }
     }
 
     /// IPv4 identification.
@@ -346,6 +357,14 @@ impl Frame {
         }
     }
 
+    /// Leaves the TCP checksum zero.
+    pub fn bare_checksum(self) -> Self {
+        Self {
+            no_tcp_checksum: true,
+            ..self
+        }
+    }
+
     /// Fills the frame up with zeroes behind the packet, as Ethernet does to reach 60 bytes.
     pub fn pad_to(self, length: usize) -> Self {
         Self {
@@ -365,6 +384,11 @@ impl Frame {
     /// The frame's bytes.
     pub fn build(&self) -> Vec<u8> {
         self.wrap(&self.segment(), &self.extensions, self.fragment)
+    }
+
+    /// The IP packet alone.
+    pub fn packet(&self) -> Vec<u8> {
+        self.build().split_off(14 + 4 * self.tags.len())
     }
 
     /// The packet in fragments, cut at these offsets into the TCP segment; each must be a multiple
@@ -417,6 +441,9 @@ impl Frame {
         if self.break_tcp_checksum {
             checksum ^= 0x0100;
         }
+        if self.no_tcp_checksum {
+            checksum = 0;
+        }
         segment[16..18].copy_from_slice(&checksum.to_be_bytes());
         segment
     }
@@ -463,9 +490,9 @@ impl Frame {
                 let length = self.ip_length.unwrap_or((extended + payload.len()) as u16);
                 frame.extend([
                     self.version.unwrap_or(6) << 4 | self.tos >> 4,
-                    self.tos << 4,
-                    0,
-                    0,
+                    self.tos << 4 | (self.label >> 16) as u8 & 15,
+                    (self.label >> 8) as u8,
+                    self.label as u8,
                 ]);
                 frame.extend(length.to_be_bytes());
                 let mut next = extensions

@@ -21,15 +21,27 @@ pub(crate) fn fold(mut sum: u32) -> u16 {
 
 /// Sum over a TCP segment and its pseudo-header (RFC 9293 section 3.1, RFC 8200 section 8.1).
 pub(crate) fn segment(source: IpAddr, destination: IpAddr, segment: &[u8]) -> u32 {
+    add(
+        pseudo_header(source, destination, 6, segment.len()),
+        segment,
+    )
+}
+
+/// Sum of the pseudo-header before `length` bytes of a protocol.
+pub(crate) fn pseudo_header(
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: u8,
+    length: usize,
+) -> u32 {
     let addresses = match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
             [&source.octets()[..], &destination.octets()[..]].concat()
         }
         (source, destination) => [v6(source), v6(destination)].concat(),
     };
-    let sum = add(6, &addresses);
-    let sum = add(sum, &(segment.len() as u32).to_be_bytes());
-    add(sum, segment)
+    let sum = add(u32::from(protocol), &addresses);
+    add(sum, &(length as u32).to_be_bytes())
 }
 
 fn v6(address: IpAddr) -> [u8; 16] {
