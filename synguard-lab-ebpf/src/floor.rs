@@ -3,9 +3,15 @@
 use aya_ebpf::{
     bindings::{bpf_sock_tuple, xdp_action},
     helpers::{bpf_sk_release, bpf_skc_lookup_tcp},
+    macros::map,
+    maps::{HashMap, LruHashMap},
     programs::XdpContext,
 };
-use synguard_common::siphash::SipHash24;
+use synguard_common::{
+    abi::{FlowEntry, Tuple},
+    flow::{Flow, V4},
+    siphash::SipHash24,
+};
 
 use crate::packet::bytes;
 
@@ -77,4 +83,61 @@ pub fn lookup(ctx: &XdpContext) -> u32 {
     // SAFETY: the helper returned a socket and a reference to it.
     unsafe { bpf_sk_release(socket.cast()) };
     xdp_action::XDP_PASS
+}
+
+/// Key: a connection, 40 bytes; value: of no interest. Written by the bench, read by [`hash`].
+#[map]
+static FLOOR_HASH: HashMap<Tuple, u64> = HashMap::with_max_entries(1024, 0);
+
+/// The same for [`lru`].
+#[map]
+static FLOOR_LRU: LruHashMap<Tuple, u64> = LruHashMap::with_max_entries(1024, 0);
+
+/// Looks an IPv4 packet's connection up in a hash table; passes the packet if it is there, else drops
+/// it.
+#[inline(always)]
+pub fn hash(ctx: &XdpContext) -> u32 {
+    found(tuple(ctx).map(|tuple| FLOOR_HASH.get_ptr(&tuple).is_some()))
+}
+
+/// The same in an LRU hash table.
+#[inline(always)]
+pub fn lru(ctx: &XdpContext) -> u32 {
+    found(tuple(ctx).map(|tuple| FLOOR_LRU.get_ptr(&tuple).is_some()))
+}
+
+/// Key: a connection; value: as large as a flow's. Written by [`insert`], emptied by the bench.
+#[map]
+static FLOOR_INSERT: LruHashMap<Tuple, [u64; FLOW_WORDS]> = LruHashMap::with_max_entries(4096, 0);
+const FLOW_WORDS: usize = size_of::<FlowEntry>() / 8;
+
+/// Enters an IPv4 packet's connection in an LRU hash table; passes the packet if that works, else drops
+/// it.
+#[inline(always)]
+pub fn insert(ctx: &XdpContext) -> u32 {
+    found(tuple(ctx).map(|tuple| FLOOR_INSERT.insert(&tuple, &[0; FLOW_WORDS], 0).is_ok()))
+}
+
+#[inline(always)]
+fn found(found: Option<bool>) -> u32 {
+    match found {
+        None => xdp_action::XDP_ABORTED,
+        Some(true) => xdp_action::XDP_PASS,
+        Some(false) => xdp_action::XDP_DROP,
+    }
+}
+
+/// The connection of an IPv4 packet without IP options.
+#[inline(always)]
+fn tuple(ctx: &XdpContext) -> Option<Tuple> {
+    let packet = bytes::<38>(ctx, 0)?;
+    let flow = Flow {
+        net: V4 {
+            client: u32::from_be(packet.load(26)),
+            server: u32::from_be(packet.load(30)),
+        },
+        client_port: u16::from_be(packet.load(34)),
+        server_port: u16::from_be(packet.load(36)),
+    };
+    Some(flow.tuple())
 }

@@ -169,8 +169,14 @@ pub mod bench {
         pub const SIPHASH: u32 = 3;
         /// `floor_lookup`.
         pub const LOOKUP: u32 = 4;
+        /// `floor_hash`.
+        pub const HASH: u32 = 5;
+        /// `floor_lru`.
+        pub const LRU: u32 = 6;
+        /// `floor_insert`.
+        pub const INSERT: u32 = 7;
         /// How many slots there are.
-        pub const COUNT: u32 = 5;
+        pub const COUNT: u32 = 8;
     }
 
     const _: () = assert!(FRAMES.is_power_of_two());

@@ -104,6 +104,24 @@ pub fn floor_lookup(ctx: XdpContext) -> u32 {
     floor::lookup(&ctx)
 }
 
+/// What looking the packet's connection up in a hash table costs.
+#[xdp(frags)]
+pub fn floor_hash(ctx: XdpContext) -> u32 {
+    floor::hash(&ctx)
+}
+
+/// The same in an LRU hash table.
+#[xdp(frags)]
+pub fn floor_lru(ctx: XdpContext) -> u32 {
+    floor::lru(&ctx)
+}
+
+/// What entering the packet's connection in an LRU hash table costs.
+#[xdp(frags)]
+pub fn floor_insert(ctx: XdpContext) -> u32 {
+    floor::insert(&ctx)
+}
+
 /// What counting and dropping a packet costs.
 #[xdp(frags)]
 pub fn floor_drop(_ctx: XdpContext) -> u32 {
@@ -139,6 +157,24 @@ pub fn bench_siphash(ctx: XdpContext) -> u32 {
 #[xdp(frags)]
 pub fn bench_lookup(ctx: XdpContext) -> u32 {
     bench::xdp::<{ slot::LOOKUP }>(&ctx)
+}
+
+/// The harness around `floor_hash`.
+#[xdp(frags)]
+pub fn bench_hash(ctx: XdpContext) -> u32 {
+    bench::xdp::<{ slot::HASH }>(&ctx)
+}
+
+/// The harness around `floor_lru`.
+#[xdp(frags)]
+pub fn bench_lru(ctx: XdpContext) -> u32 {
+    bench::xdp::<{ slot::LRU }>(&ctx)
+}
+
+/// The harness around `floor_insert`.
+#[xdp(frags)]
+pub fn bench_insert(ctx: XdpContext) -> u32 {
+    bench::xdp::<{ slot::INSERT }>(&ctx)
 }
 
 /// The harness for TC programs, around one that does nothing.

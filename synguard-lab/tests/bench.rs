@@ -42,7 +42,15 @@ fn packets_of_every_path_leave_for_the_expected_reason() {
     assert_eq!(keys(&document), ["floors", "paths"]);
     assert_eq!(
         keys(&document["floors"]),
-        ["empty_ns", "siphash24_24b_ns", "xdp_tx_ns"]
+        [
+            "empty_ns",
+            "hash_lookup_40b_ns",
+            "lru_insert_40b_ns",
+            "lru_lookup_40b_ns",
+            "siphash24_24b_ns",
+            "tc_empty_ns",
+            "xdp_tx_ns"
+        ]
     );
     let paths = document["paths"].as_array().unwrap();
     for path in paths {
@@ -64,6 +72,24 @@ fn packets_of_every_path_leave_for_the_expected_reason() {
         "forged_ack_v4",
         "established_v4",
         "unprotected_v4",
+        "proxy_guarded_syn_v4",
+        "proxy_guarded_syn_v4_vlan1",
+        "proxy_guarded_syn_v6",
+        "proxy_forged_ack_v4",
+        "proxy_forged_ack_v6",
+        "proxy_valid_ack_v4",
+        "proxy_valid_ack_v6",
+        "proxy_translated_in_v4",
+        "proxy_translated_in_v4_sack",
+        "proxy_translated_in_v6",
+        "proxy_translated_out_v4",
+        "proxy_translated_out_v6",
+        "proxy_known_in_v4",
+        "proxy_calm_non_syn_v4",
+        "reset_guarded_syn_v4",
+        "reset_guarded_syn_v6",
+        "reset_forged_rst_v4",
+        "reset_forged_rst_v6",
     ] {
         assert!(paths.iter().any(|path| path["name"] == name), "{name}");
     }

@@ -5,13 +5,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use anyhow::{Result, ensure};
 
 use super::{
-    harness::Harness,
+    harness::{Harness, Target},
     random::Random,
     scene::{PORT, Scene},
 };
 use crate::{
     edge::{SERVER_V4, SERVER_V6},
-    frame::{Frame, TcpOption, describe, flags},
+    frame::{Answer, Frame, TcpOption, describe, flags},
 };
 
 /// Frames of a ring: enough that no branch predictor knows them by heart, few enough for the cache.
@@ -30,7 +30,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    fn server(self) -> SocketAddr {
+    /// Where the service listens.
+    pub fn server(self) -> SocketAddr {
         let address: IpAddr = match self {
             Self::V4 => SERVER_V4.into(),
             Self::V6 => SERVER_V6.into(),
@@ -166,13 +167,8 @@ pub fn acks(harness: &mut Harness, kind: Kind, valid: bool) -> Result<Ring> {
     clients
         .into_iter()
         .map(|client| {
-            let answer = describe(&harness.run_once()?)?;
-            ensure!(
-                answer.has_flags(flags::SYN | flags::ACK) && answer.destination == client.address,
-                "a SYN from {} was answered with {answer}",
-                client.address
-            );
-            let cookie = answer.seq ^ if valid { 0 } else { 1 << 8 };
+            let answer = answer(harness, client)?;
+            let cookie = answer.seq ^ if valid { 0 } else { WRONG_MAC };
             Ok(Frame::tcp(client.address, kind.server())
                 .flags(flags::ACK)
                 .seq(client.isn.wrapping_add(1))
@@ -183,7 +179,46 @@ pub fn acks(harness: &mut Harness, kind: Kind, valid: bool) -> Result<Ring> {
         .collect()
 }
 
-fn timestamps(value: u32) -> [TcpOption; 3] {
+/// A bit of a cookie that belongs to its MAC.
+const WRONG_MAC: u32 = 1 << 8;
+
+/// RSTs to the questions of `reset` admission that the program under test has just answered their
+/// clients' SYNs with, with a wrong bit in the MAC.
+pub fn forged_rsts(harness: &mut Harness, kind: Kind) -> Result<Ring> {
+    harness.set_ring(&syns(kind, Syn::Linux))?;
+    clients(kind)
+        .map(|client| {
+            let cookie = answer(harness, client)?.ack ^ WRONG_MAC;
+            let rst = Frame::tcp(client.address, kind.server()).flags(flags::RST);
+            Ok(rst.seq(cookie).pad_to(60).build())
+        })
+        .collect()
+}
+
+/// The SYN-ACK of the program under test to the next SYN of the ring, which is this client's.
+fn answer(harness: &Harness, client: Client) -> Result<Answer> {
+    let answer = describe(&harness.run_once(Target::Subject)?)?;
+    ensure!(
+        answer.has_flags(flags::SYN | flags::ACK) && answer.destination == client.address,
+        "a SYN from {} was answered with {answer}",
+        client.address
+    );
+    Ok(answer)
+}
+
+/// The same frames behind an 802.1Q tag.
+pub fn tagged(ring: Ring) -> Ring {
+    const ADDRESSES: usize = 12;
+    ring.into_iter()
+        .map(|mut frame| {
+            frame.splice(ADDRESSES..ADDRESSES, [0x81, 0x00, 0x00, 0x64]);
+            frame
+        })
+        .collect()
+}
+
+/// The timestamps of a segment, as Linux sends them.
+pub fn timestamps(value: u32) -> [TcpOption; 3] {
     [
         TcpOption::Nop,
         TcpOption::Nop,
@@ -245,6 +280,16 @@ pub fn unprotected() -> Ring {
     let server = SocketAddr::from((Ipv4Addr::new(203, 0, 113, 1), PORT));
     to_others(|client| {
         Frame::tcp(client.address, server)
+            .flags(flags::ACK)
+            .options(timestamps(client.isn))
+    })
+}
+
+/// TCP from an address that no service covers.
+pub fn unprotected_out() -> Ring {
+    let server = SocketAddr::from((Ipv4Addr::new(203, 0, 113, 1), PORT));
+    to_others(|client| {
+        Frame::tcp(server, client.address)
             .flags(flags::ACK)
             .options(timestamps(client.isn))
     })

@@ -1,20 +1,25 @@
 //! The harness programs, loaded, and one measurement by them.
 
-use std::time::Duration;
+use std::{io::ErrorKind, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::{
     Ebpf, Pod, TestRun, TestRunOptions, TestRunResult,
-    maps::{Array, MapData, PerCpuArray, PerCpuValues, ProgramArray},
-    programs::{ProgramFd, SchedClassifier, Xdp},
+    maps::{Array, HashMap, MapData, MapError, PerCpuArray, PerCpuValues, ProgramArray},
+    programs::{Program, ProgramFd, SchedClassifier, Xdp},
 };
 use nix::time::{ClockId, clock_gettime};
+use synguard::dataplane::wire::Wire;
+use synguard_common::abi::{FlowEntry, Tuple};
 use synguard_lab_ebpf::{
     FRAME_MAX,
     bench::{FRAMES, Frame, Round, slot},
 };
 
 use crate::{programs::OBJECT, testrun};
+
+/// Words of a value of `FLOOR_INSERT`.
+const FLOW_WORDS: usize = size_of::<FlowEntry>() / 8;
 
 /// `Pod` for the layouts of `synguard-lab-ebpf`, which knows nothing of aya.
 #[derive(Clone, Copy)]
@@ -41,6 +46,14 @@ pub enum Target {
     SipHash,
     /// The harness around `floor_lookup`.
     Lookup,
+    /// The harness around `floor_hash`.
+    Hash,
+    /// The harness around `floor_lru`.
+    Lru,
+    /// The harness around `floor_insert`.
+    Insert,
+    /// `floor_tc_empty` by itself, without the harness.
+    TcBare,
     /// The TC harness around a program that does nothing.
     TcEmpty,
     /// The TC harness around the program under test.
@@ -56,9 +69,17 @@ impl Target {
             Self::Tx => "bench_tx",
             Self::SipHash => "bench_siphash",
             Self::Lookup => "bench_lookup",
+            Self::Hash => "bench_hash",
+            Self::Lru => "bench_lru",
+            Self::Insert => "bench_insert",
+            Self::TcBare => "floor_tc_empty",
             Self::TcEmpty => "bench_tc_empty",
             Self::TcSubject => "bench_tc_subject",
         }
+    }
+
+    const fn is_tc(self) -> bool {
+        matches!(self, Self::TcBare | Self::TcEmpty | Self::TcSubject)
     }
 }
 
@@ -82,6 +103,10 @@ pub struct Harness {
     runs: PerCpuArray<MapData, u32>,
     xdp: ProgramArray<MapData>,
     tc: ProgramArray<MapData>,
+    /// What the floors `floor_hash` and `floor_lru` look into.
+    connections: [HashMap<MapData, Wire<Tuple>, u64>; 2],
+    /// What the floor `floor_insert` enters into.
+    inserted: HashMap<MapData, Wire<Tuple>, [u64; FLOW_WORDS]>,
     first: Vec<u8>,
 }
 
@@ -99,6 +124,12 @@ impl Harness {
             "bench_siphash",
             "floor_lookup",
             "bench_lookup",
+            "floor_hash",
+            "bench_hash",
+            "floor_lru",
+            "bench_lru",
+            "floor_insert",
+            "bench_insert",
         ] {
             let program: &mut Xdp = ebpf
                 .program_mut(name)
@@ -123,6 +154,8 @@ impl Harness {
             runs: map(&mut ebpf, "BENCH_RUNS")?,
             xdp: map(&mut ebpf, "BENCH_XDP")?,
             tc: map(&mut ebpf, "BENCH_TC")?,
+            inserted: map(&mut ebpf, "FLOOR_INSERT")?,
+            connections: [map(&mut ebpf, "FLOOR_HASH")?, map(&mut ebpf, "FLOOR_LRU")?],
             ebpf,
             first: Vec::new(),
         };
@@ -131,6 +164,9 @@ impl Harness {
             (slot::TX, "floor_tx"),
             (slot::SIPHASH, "floor_siphash"),
             (slot::LOOKUP, "floor_lookup"),
+            (slot::HASH, "floor_hash"),
+            (slot::LRU, "floor_lru"),
+            (slot::INSERT, "floor_insert"),
         ] {
             let fd = harness.descriptor(name)?;
             harness
@@ -157,12 +193,25 @@ impl Harness {
             .context("cannot make the TC program under test callable")
     }
 
+    /// Makes a connection one that the floors of hash tables find.
+    pub fn enter_connection(&mut self, tuple: Tuple) -> Result<()> {
+        for map in &mut self.connections {
+            map.insert(Wire(tuple), 0, 0)
+                .context("cannot write FLOOR_HASH or FLOOR_LRU")?;
+        }
+        Ok(())
+    }
+
+    /// Removes what `floor_insert` entered, as far as it is there.
+    pub fn remove_inserted(&mut self, tuples: &[Tuple]) -> Result<()> {
+        tuples
+            .iter()
+            .try_for_each(|tuple| remove(&mut self.inserted, *tuple))
+            .context("cannot clear FLOOR_INSERT")
+    }
+
     fn descriptor(&self, name: &str) -> Result<ProgramFd> {
-        let program = self
-            .ebpf
-            .program(name)
-            .with_context(|| format!("the lab has no program {name}"))?;
-        Ok(program.fd()?.try_clone()?)
+        Ok(self.program(name)?.fd()?.try_clone()?)
     }
 
     /// Says what the next measurements go round: frames of one even length, their number a power
@@ -207,36 +256,39 @@ impl Harness {
         Ok(())
     }
 
-    /// Runs the program under test on the next frame of the ring; the frame as it left it.
-    pub fn run_once(&self) -> Result<Vec<u8>> {
-        let name = Target::Subject.program();
-        let program: &Xdp = self
-            .ebpf
-            .program(name)
-            .with_context(|| format!("the lab has no program {name}"))?
-            .try_into()?;
-        Ok(testrun::run(program, &self.first)?.frame)
+    /// Runs a program on the next frame of the ring; the frame as it left it.
+    pub fn run_once(&self, target: Target) -> Result<Vec<u8>> {
+        let name = target.program();
+        let program = self.program(name)?;
+        let outcome = if target.is_tc() {
+            let program: &SchedClassifier = program.try_into()?;
+            testrun::run(program, &self.first)
+        } else {
+            let program: &Xdp = program.try_into()?;
+            testrun::run(program, &self.first)
+        };
+        Ok(outcome.with_context(|| format!("cannot run {name}"))?.frame)
     }
 
     /// Runs a program over the ring, `repeat` frames in all: whole rounds of it, so that the next
     /// measurement starts with the first frame again.
     pub fn measure(&self, target: Target, repeat: u32) -> Result<Measured> {
         let name = target.program();
-        let program = self
-            .ebpf
-            .program(name)
-            .with_context(|| format!("the lab has no program {name}"))?;
-        let measured = match target {
-            Target::TcEmpty | Target::TcSubject => {
-                let program: &SchedClassifier = program.try_into()?;
-                timed(program, &self.first, repeat)
-            }
-            _ => {
-                let program: &Xdp = program.try_into()?;
-                timed(program, &self.first, repeat)
-            }
+        let program = self.program(name)?;
+        let measured = if target.is_tc() {
+            let program: &SchedClassifier = program.try_into()?;
+            timed(program, &self.first, repeat)
+        } else {
+            let program: &Xdp = program.try_into()?;
+            timed(program, &self.first, repeat)
         };
         measured.with_context(|| format!("cannot run {name}"))
+    }
+
+    fn program(&self, name: &str) -> Result<&Program> {
+        self.ebpf
+            .program(name)
+            .with_context(|| format!("the lab has no program {name}"))
     }
 }
 
@@ -255,6 +307,19 @@ where
         gross_ns: outcome.duration.as_nanos() as f64,
         value: outcome.value,
     })
+}
+
+/// Removes an entry, if it is there.
+pub fn remove<V: Pod>(
+    map: &mut HashMap<MapData, Wire<Tuple>, V>,
+    tuple: Tuple,
+) -> Result<(), MapError> {
+    match map.remove(&Wire(tuple)) {
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == ErrorKind::NotFound => {
+            Ok(())
+        }
+        result => result,
+    }
 }
 
 fn cpu_time() -> Result<Duration> {

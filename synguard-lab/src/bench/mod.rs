@@ -5,6 +5,7 @@
 //! is the least, the median and the greatest of the rounds. The counters of the programs must show that
 //! every packet left for the expected reason; a bench of the wrong path is worth nothing.
 
+mod flows;
 mod frames;
 mod harness;
 mod machine;
@@ -76,19 +77,15 @@ fn path(args: &PathArgs) -> Result<()> {
             "needs root, for network namespaces and eBPF; try sudo, or `cargo xtask bench`, which asks for it"
         );
     }
-    let selected: Vec<_> = match &args.filter {
-        None => paths::PATHS.to_vec(),
-        Some(part) => paths::PATHS
-            .iter()
-            .filter(|path| path.name.contains(part.as_str()))
-            .copied()
-            .collect(),
-    };
+    let filter = args.filter.as_deref().unwrap_or("");
+    let selected: Vec<_> = paths::all()
+        .filter(|path| path.name.contains(filter))
+        .copied()
+        .collect();
     if selected.is_empty() {
-        let names: Vec<_> = paths::PATHS.iter().map(|path| path.name).collect();
+        let names: Vec<_> = paths::all().map(|path| path.name).collect();
         bail!(
-            "no path's name contains {:?}; there are {}",
-            args.filter.as_deref().unwrap_or(""),
+            "no path's name contains {filter:?}; there are {}",
             names.join(", ")
         );
     }

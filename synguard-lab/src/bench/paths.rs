@@ -1,13 +1,18 @@
 //! The paths that are measured: what the service's state is, which packets come, how each must leave,
 //! and what it may cost: the goals that the project has set itself.
 
+mod local;
+mod proxy;
+mod reset;
+
 use anyhow::Result;
 use synguard_common::verdict::{Action, Reason};
 
 use super::{
+    flows::Flows,
     frames::{self, Kind, Ring, Syn},
     harness::Harness,
-    scene::{Scene, State},
+    scene::{Admission, Scene, State},
 };
 
 /// Which program.
@@ -81,10 +86,16 @@ pub struct Path {
     pub about: &'static str,
     /// The program.
     pub hook: Hook,
-    /// The service's state.
+    /// The service's admission.
+    pub admission: Admission,
+    /// Its state.
     pub state: State,
     /// What is half-open.
     pub half_open: HalfOpen,
+    /// What is in the flow table.
+    pub flows: Flows,
+    /// Whether the flows that the packets make are removed, unmeasured, before they come again.
+    pub afresh: bool,
     /// The packets.
     pub ring: fn(&Scene, &mut Harness) -> Result<Ring>,
     /// How they leave, one after the other and over again. The cost is that of one such sequence.
@@ -97,8 +108,11 @@ const GUARDED: Path = Path {
     name: "",
     about: "",
     hook: Hook::In,
+    admission: Admission::Local,
     state: State::Guarded,
     half_open: HalfOpen::Nothing,
+    flows: Flows::Nothing,
+    afresh: false,
     ring: |_, _| Ok(frames::syns(Kind::V4, Syn::Linux)),
     leaves: &[Leaves::Service(Reason::Challenged)],
     goal: None,
@@ -117,178 +131,11 @@ const OUT: Path = Path {
 };
 
 /// Every path, in the order of the results.
-pub const PATHS: &[Path] = &[
-    Path {
-        name: "guarded_syn_v4",
-        about: "SYN with Linux's options, answered with a cookie",
-        goal: hashed(75.0),
-        ..GUARDED
-    },
-    Path {
-        name: "guarded_syn_v4_windows",
-        about: "the same with Windows' options",
-        ring: |_, _| Ok(frames::syns(Kind::V4, Syn::Windows)),
-        goal: hashed(75.0),
-        ..GUARDED
-    },
-    Path {
-        name: "guarded_syn_v4_bare",
-        about: "the same without options, padded to 60 bytes",
-        ring: |_, _| Ok(frames::syns(Kind::V4, Syn::Bare)),
-        goal: hashed(75.0),
-        ..GUARDED
-    },
-    Path {
-        name: "guarded_syn_v4_vlan1",
-        about: "Linux's options behind one VLAN tag",
-        ring: |_, _| Ok(frames::syns(Kind::V4, Syn::Tagged(1))),
-        goal: hashed(78.0),
-        ..GUARDED
-    },
-    Path {
-        name: "guarded_syn_v4_vlan2",
-        about: "Linux's options behind two VLAN tags",
-        ring: |_, _| Ok(frames::syns(Kind::V4, Syn::Tagged(2))),
-        goal: hashed(78.0),
-        ..GUARDED
-    },
-    Path {
-        name: "guarded_syn_v4_odd_options",
-        about: "options in an order that no stack uses: read byte by byte",
-        ring: |_, _| Ok(frames::syns(Kind::V4, Syn::Odd)),
-        ..GUARDED
-    },
-    Path {
-        name: "guarded_syn_v6",
-        about: "SYN with Linux's options, answered with a cookie",
-        ring: |_, _| Ok(frames::syns(Kind::V6, Syn::Linux)),
-        goal: hashed(90.0),
-        ..GUARDED
-    },
-    Path {
-        name: "forged_ack_v4",
-        about: "ACK whose cookie has a wrong MAC, dropped",
-        ring: |_, harness| frames::acks(harness, Kind::V4, false),
-        leaves: &[Leaves::Service(Reason::AckInvalid)],
-        goal: hashed(65.0),
-        ..GUARDED
-    },
-    Path {
-        name: "forged_ack_v6",
-        about: "the same over IPv6",
-        ring: |_, harness| frames::acks(harness, Kind::V6, false),
-        leaves: &[Leaves::Service(Reason::AckInvalid)],
-        goal: hashed(80.0),
-        ..GUARDED
-    },
-    Path {
-        name: "valid_ack_v4",
-        about: "ACK with a valid cookie, marked for admission; without what TC ingress does then",
-        ring: |_, harness| frames::acks(harness, Kind::V4, true),
-        leaves: &[Leaves::Service(Reason::CookieValid)],
-        ..GUARDED
-    },
-    Path {
-        name: "established_v4",
-        about: "data of a connection, service guarded",
-        ring: |scene, _| frames::established(scene, Kind::V4),
-        leaves: &[Leaves::Service(Reason::Established)],
-        goal: plain(40.0),
-        ..GUARDED
-    },
-    Path {
-        name: "established_v6",
-        about: "the same over IPv6",
-        ring: |scene, _| frames::established(scene, Kind::V6),
-        leaves: &[Leaves::Service(Reason::Established)],
-        goal: plain(55.0),
-        ..GUARDED
-    },
-    Path {
-        name: "rst_unknown_v4",
-        about: "RST of no connection, dropped",
-        ring: |_, _| Ok(frames::rsts()),
-        leaves: &[Leaves::Service(Reason::RstUnknown)],
-        ..GUARDED
-    },
-    Path {
-        name: "no_listener_syn_v4",
-        about: "SYN to a port without a listener, passed",
-        ring: |_, _| Ok(frames::syns_to_nobody()),
-        leaves: &[Leaves::Service(Reason::NoListener)],
-        ..GUARDED
-    },
-    Path {
-        name: "observe_syn",
-        about: "SYN with Linux's options, guarded in mode observe: passed; half-open already",
-        state: State::Observe,
-        leaves: &[Leaves::Observed(Reason::Challenged)],
-        ..GUARDED
-    },
-    Path {
-        name: "calm_syn",
-        about: "two packets: a SYN passed and tracked (one insert), and the RST that ends it (one removal)",
-        ring: |_, _| Ok(frames::syns_given_up()),
-        leaves: &[
-            Leaves::Service(Reason::SynTracked),
-            Leaves::Service(Reason::HalfOpenReset),
-        ],
-        ..CALM
-    },
-    Path {
-        name: "calm_non_syn_v4",
-        about: "data of a connection, service calm, nothing half-open",
-        ring: |scene, _| frames::established(scene, Kind::V4),
-        goal: plain(30.0),
-        ..CALM
-    },
-    Path {
-        name: "calm_non_syn_v4_half_open",
-        about: "the same while another connection is half-open",
-        ring: |scene, _| frames::established(scene, Kind::V4),
-        half_open: HalfOpen::Another,
-        goal: plain(30.0),
-        ..CALM
-    },
-    Path {
-        name: "unprotected_v4",
-        about: "TCP to an address of no service",
-        ring: |_, _| Ok(frames::unprotected()),
-        leaves: &[Leaves::NoService(Reason::Unprotected)],
-        goal: plain(15.0),
-        ..GUARDED
-    },
-    Path {
-        name: "not_tcp",
-        about: "UDP to the protected address",
-        ring: |_, _| Ok(frames::udp()),
-        leaves: &[Leaves::NoService(Reason::NotTcp)],
-        goal: plain(15.0),
-        ..GUARDED
-    },
-    Path {
-        name: "tc_admit_unmarked",
-        about: "TC ingress: a packet that XDP did not mark, as nearly all",
-        hook: Hook::Admit,
-        ring: |scene, _| frames::established(scene, Kind::V4),
-        leaves: &[Leaves::Uncounted],
-        ..GUARDED
-    },
-    Path {
-        name: "tc_out_data",
-        about: "TC egress: data of a connection",
-        ring: |scene, _| frames::from_server(scene),
-        ..OUT
-    },
-    Path {
-        name: "tc_out_syn_ack",
-        about: "TC egress: the server's SYN-ACK, which confirms a half-open connection",
-        ring: |_, _| Ok(frames::syn_acks()),
-        half_open: HalfOpen::All,
-        leaves: &[Leaves::Service(Reason::SynAckSeen)],
-        ..OUT
-    },
-];
+pub fn all() -> impl Iterator<Item = &'static Path> {
+    [local::PATHS, proxy::PATHS, reset::PATHS]
+        .into_iter()
+        .flatten()
+}
 
 #[cfg(test)]
 mod tests {
@@ -296,19 +143,16 @@ mod tests {
 
     #[test]
     fn names_are_unique() {
-        for (at, path) in PATHS.iter().enumerate() {
+        let mut names = std::collections::HashSet::new();
+        for path in all() {
             assert!(!path.name.is_empty() && !path.about.is_empty());
-            assert!(
-                PATHS[at + 1..].iter().all(|other| other.name != path.name),
-                "{}",
-                path.name
-            );
+            assert!(names.insert(path.name), "{}", path.name);
         }
     }
 
     #[test]
     fn a_ring_holds_whole_sequences() {
-        for path in PATHS {
+        for path in all() {
             assert!(
                 frames::RING.is_multiple_of(path.leaves.len()),
                 "{}",

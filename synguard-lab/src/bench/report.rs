@@ -46,6 +46,21 @@ pub fn table(results: &Results) -> String {
             "floor: SipHash-2-4 of 24 bytes",
         ),
         (
+            "hash_lookup_40b",
+            &results.hash,
+            "floor: a connection found in a hash table",
+        ),
+        (
+            "lru_lookup_40b",
+            &results.lru,
+            "floor: the same in an LRU hash table",
+        ),
+        (
+            "lru_insert_40b",
+            &results.insert,
+            "floor: a connection entered in an LRU hash table that has room",
+        ),
+        (
             "lookup_listener",
             &results.listener,
             "floor: socket lookup that finds a listener, and release",
@@ -54,6 +69,16 @@ pub fn table(results: &Results) -> String {
             "lookup_connection",
             &results.connection,
             "floor: socket lookup that finds a connection, and release",
+        ),
+        (
+            "tc_empty",
+            &results.tc_empty,
+            "floor: an empty TC program, gross",
+        ),
+        (
+            "tc_harness",
+            &results.tc_harness,
+            "what is subtracted from TC programs, gross",
         ),
     ] {
         table.add_row(row(name, samples, ["", "", about]));
@@ -99,6 +124,10 @@ struct Floors {
     empty_ns: f64,
     xdp_tx_ns: f64,
     siphash24_24b_ns: f64,
+    hash_lookup_40b_ns: f64,
+    lru_lookup_40b_ns: f64,
+    lru_insert_40b_ns: f64,
+    tc_empty_ns: f64,
 }
 
 #[derive(Serialize)]
@@ -117,6 +146,10 @@ pub fn json(results: &Results) -> Result<String> {
             empty_ns: median(&results.empty),
             xdp_tx_ns: median(&results.tx),
             siphash24_24b_ns: median(&results.siphash),
+            hash_lookup_40b_ns: median(&results.hash),
+            lru_lookup_40b_ns: median(&results.lru),
+            lru_insert_40b_ns: median(&results.insert),
+            tc_empty_ns: median(&results.tc_empty),
         },
         paths: results
             .paths

@@ -1,29 +1,39 @@
 //! What the programs under test find: a network namespace with listeners and connections, the tables
 //! the daemon would write, and a service in the state that a path needs.
 
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::{
+    net::{IpAddr, SocketAddr, TcpStream},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::programs::ProgramFd;
 use nix::time::{ClockId, clock_gettime};
 use rtnetlink::packet_route::address::AddressHeaderFlags;
 use synguard::dataplane::{
-    self, Dataplane, Options, Tables, apply,
+    self, Dataplane, FlowMaps, Options, Tables, apply,
     load::{PROGRAM_ADMIT, PROGRAM_OUT},
+    states::SharedState,
     stats,
     tables::{self, Facts, LocalAddress, Target},
-    wire::{Wire, mapped},
+    wire::Wire,
 };
 use synguard_common::{
     abi::{
-        ADMISSION_LOCAL, Address, Clock, EpochKey, HalfOpen, KEY_SLOTS, MODE_ADAPTIVE,
-        MODE_OBSERVE, OFFER_ECN, OFFER_SACK, OFFER_TIMESTAMPS, OFFER_WINDOW_SCALE, REASON_SLOTS,
-        SERVICE_NONE, ServiceConfig, Tuple,
+        ADMISSION_LOCAL, ADMISSION_PROXY, ADMISSION_RESET, Clock, EpochKey, HalfOpen, KEY_SLOTS,
+        MODE_ADAPTIVE, MODE_OBSERVE, OFFER_ECN, OFFER_SACK, OFFER_TIMESTAMPS, OFFER_WINDOW_SCALE,
+        REASON_SLOTS, SERVICE_NONE, ServiceConfig, Tuple,
     },
     clock::Now,
+    profile::Profile,
 };
 
-use super::{frames::Client, random::Random};
+use super::{
+    flows::{Flows, tuple},
+    frames::Client,
+    harness::remove,
+    random::Random,
+};
 use crate::{
     client::{self, ConnectOptions},
     edge::{CLIENT_V4, CLIENT_V6, SERVER_V4, SERVER_V6},
@@ -57,10 +67,42 @@ const CONFIG: ServiceConfig = ServiceConfig {
     pad2: 0,
 };
 
+/// What a valid answer to a cookie becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// `local`.
+    Local,
+    /// `proxy`.
+    Proxy,
+    /// `reset`.
+    Reset,
+}
+
+impl Admission {
+    /// The service's entry in `SERVICES`, as the daemon writes it.
+    fn config(self) -> ServiceConfig {
+        match self {
+            Self::Local => CONFIG,
+            Self::Proxy => ServiceConfig {
+                admission: ADMISSION_PROXY,
+                rcv_wscale: 0,
+                learns: 1,
+                ..CONFIG
+            },
+            Self::Reset => ServiceConfig {
+                admission: ADMISSION_RESET,
+                offers: 0,
+                rcv_wscale: 0,
+                ..CONFIG
+            },
+        }
+    }
+}
+
 /// The state of the service on a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Guarded, admission `local`, mode `adaptive`.
+    /// Guarded, mode `adaptive`.
     Guarded,
     /// Guarded, in mode `observe`.
     Observe,
@@ -74,6 +116,7 @@ pub struct Scene {
     pub dataplane: Dataplane,
     /// Where the test runs take place.
     pub ns: Netns,
+    flows: FlowMaps,
     offset: u64,
     connections: Vec<TcpStream>,
     _server: HttpServer,
@@ -134,6 +177,7 @@ impl Scene {
         let tables = tables::compile(&[target], &facts, &nothing)?;
         apply::apply(&mut dataplane.maps, &nothing, &tables)?;
 
+        let (jiffy_ns, jiffy_offset) = jiffies(&mut dataplane)?;
         let offset = nanos(ClockId::CLOCK_REALTIME)?.wrapping_sub(nanos(ClockId::CLOCK_MONOTONIC)?);
         dataplane
             .maps
@@ -142,16 +186,19 @@ impl Scene {
                 0,
                 Wire(Clock {
                     tick: 0,
-                    jiffy_ns: 0,
-                    jiffy_offset: 0,
+                    jiffy_ns,
+                    jiffy_offset,
                     wall_offset: offset,
                 }),
                 0,
             )
             .context("cannot write CLOCK")?;
+        let flows = dataplane.maps.flows.take();
+        let flows = flows.context("the programs have no flow table")?;
         let mut scene = Self {
             dataplane,
             ns,
+            flows,
             offset,
             connections,
             _server: server,
@@ -191,8 +238,10 @@ impl Scene {
             .collect())
     }
 
-    /// Puts the service into a state, with nothing half-open.
-    pub fn enter(&mut self, state: State) -> Result<()> {
+    /// Gives the service an admission and a mode, and makes it calm, with nothing half-open and no
+    /// flows.
+    pub fn calm(&mut self, admission: Admission, state: State) -> Result<()> {
+        self.clear_flows()?;
         let maps = &mut self.dataplane.maps;
         let left: Result<Vec<Wire<Tuple>>, _> = maps.half_open.keys().collect();
         for tuple in left.context("cannot read HALF_OPEN")? {
@@ -204,38 +253,79 @@ impl Scene {
             State::Observe => MODE_OBSERVE,
             State::Guarded | State::Calm => MODE_ADAPTIVE,
         };
-        // What is of no service is dropped or passed by whether any service is guarded for real.
-        let now = nanos(ClockId::CLOCK_MONOTONIC)?;
-        for (number, guarded) in [
-            (SERVICE_NONE, state == State::Guarded),
-            (SERVICE, state != State::Calm),
-        ] {
-            let slot = maps.states.get(number);
-            let slot = slot.with_context(|| format!("STATES has no slot {number}"))?;
-            slot.clear();
-            if guarded {
-                ensure!(
-                    slot.turn_guarded(now),
-                    "service {number} is guarded already"
-                );
-            }
-        }
-        let config = ServiceConfig { mode, ..CONFIG };
+        let config = ServiceConfig {
+            mode,
+            ..admission.config()
+        };
         maps.services
             .set(u32::from(SERVICE), Wire(config), 0)
-            .context("cannot write SERVICES")
+            .context("cannot write SERVICES")?;
+        maps.change_runtime(|runtime| runtime.forwards = u32::from(admission == Admission::Proxy))
+            .context("cannot write RUNTIME")?;
+        for number in [SERVICE_NONE, SERVICE] {
+            self.slot(number)?.clear();
+        }
+        Ok(())
+    }
+
+    /// Turns the calm service guarded, if that is the state to be in.
+    pub fn guard(&mut self, state: State) -> Result<()> {
+        // What is of no service is dropped or passed by whether any service is guarded for real.
+        let guarded: &[u16] = match state {
+            State::Guarded => &[SERVICE_NONE, SERVICE],
+            State::Observe => &[SERVICE],
+            State::Calm => &[],
+        };
+        let now = nanos(ClockId::CLOCK_MONOTONIC)?;
+        for number in guarded {
+            ensure!(
+                self.slot(*number)?.turn_guarded(now),
+                "service {number} is guarded already"
+            );
+        }
+        Ok(())
+    }
+
+    /// Whether the programs have learned what the service's server offers.
+    pub fn has_profile(&self) -> Result<bool> {
+        Ok(Profile(self.slot(SERVICE)?.read().profile).learned())
+    }
+
+    fn slot(&self, number: u16) -> Result<&SharedState> {
+        let slot = self.dataplane.maps.states.get(number);
+        slot.with_context(|| format!("STATES has no slot {number}"))
+    }
+
+    /// Enters flows.
+    pub fn enter_flows(&mut self, flows: Flows) -> Result<()> {
+        for (tuple, entry) in flows.entries() {
+            self.flows
+                .flows
+                .insert(Wire(tuple), Wire(entry), 0)
+                .context("cannot write FLOWS")?;
+        }
+        Ok(())
+    }
+
+    /// Removes flows, as far as they are there.
+    pub fn remove_flows(&mut self, tuples: &[Tuple]) -> Result<()> {
+        tuples
+            .iter()
+            .try_for_each(|tuple| remove(&mut self.flows.flows, *tuple))
+            .context("cannot clear FLOWS")
+    }
+
+    fn clear_flows(&mut self) -> Result<()> {
+        let left: Result<Vec<Wire<Tuple>>, _> = self.flows.flows.keys().collect();
+        let left: Vec<_> = left.context("cannot read FLOWS")?;
+        let left: Vec<Tuple> = left.into_iter().map(|Wire(tuple)| tuple).collect();
+        self.remove_flows(&left)
     }
 
     /// Enters a connection to the IPv4 listener in the half-open table, as if its SYN had passed.
     /// The count is not raised.
     pub fn track(&mut self, client: Client) -> Result<()> {
-        let tuple = Tuple {
-            client: Address(mapped(client.address.ip())),
-            server: Address(mapped(SERVER_V4.into())),
-            client_port: client.address.port(),
-            server_port: PORT,
-            pad: 0,
-        };
+        let tuple = tuple(client.address, (SERVER_V4, PORT).into());
         let entry = HalfOpen {
             since: nanos(ClockId::CLOCK_MONOTONIC)?,
             client_isn: client.isn,
@@ -308,6 +398,23 @@ fn connect(ns: &Netns) -> Result<Vec<TcpStream>> {
         }
     }
     Ok(connections)
+}
+
+/// Length of a jiffy and monotonic time less the jiffies', ns, as the daemon finds them out; zeros
+/// where it would not either.
+fn jiffies(dataplane: &mut Dataplane) -> Result<(u32, u64)> {
+    const ENOUGH: Duration = Duration::from_secs(2);
+    let mut jiffies = dataplane.jiffies()?;
+    let start = Instant::now();
+    loop {
+        let known = jiffies
+            .now()
+            .context("cannot compare the kernel's clocks")?;
+        if known.0 != 0 || start.elapsed() > ENOUGH {
+            return Ok(known);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 fn nanos(clock: ClockId) -> Result<u64> {
