@@ -40,7 +40,7 @@ enum Command {
     Lint,
     /// Flood a real server, without and with synguard, and watch its clients
     #[command(
-        after_help = "Everything after `demo` goes to synguard-demo.\nExample: cargo xtask demo --json"
+        after_help = "Everything after `demo` goes to synguard-demo.\nExample: cargo xtask demo --topology routed"
     )]
     Demo(run::PassArgs),
     /// Measure, for example what one packet costs on each path

@@ -3,6 +3,7 @@
 
 mod live;
 mod phase;
+mod site;
 mod summary;
 
 use std::{
@@ -24,15 +25,21 @@ use nix::{
 
 use live::Live;
 use phase::{Phase, Place};
+use site::Topology;
 
 /// Flood a real server in a lab of network namespaces, without and with synguard in front.
 ///
 /// Three phases: `calm` (no flood), `kernel` (a SYN flood as fast as one core can, against the
 /// kernel's own SYN cookies) and `synguard` (the same flood). All the while 2,000 clients a second
-/// connect, ask and read. One core serves, the other floods and runs the clients.
+/// connect, ask and read. One core serves, with all machines on the server's side of the wire, the
+/// other floods and runs the clients.
 #[derive(Debug, Parser)]
 #[command(name = "synguard-demo", version)]
 struct Args {
+    /// Where the server is
+    #[arg(long, value_enum, default_value_t = Topology::Local)]
+    topology: Topology,
+
     /// Seconds measured in the phase `kernel`; half of it for `calm`, a third more for `synguard`
     #[arg(long, value_name = "N", default_value_t = 15, value_parser = clap::value_parser!(u64).range(2..=600))]
     seconds: u64,
@@ -68,6 +75,7 @@ fn run(args: &Args) -> Result<()> {
         );
     }
     let place = Place {
+        topology: args.topology,
         cpus: two_cpus()?,
         interrupted: watch_for_interrupt()?,
     };

@@ -14,10 +14,12 @@ use anyhow::{Context as _, Result, bail};
 use nix::unistd::Pid;
 use serde::Serialize;
 
-use super::live::{Live, Numbers};
+use super::{
+    live::{Live, Numbers},
+    site::{Site, Topology},
+};
 use crate::{
     cpu::{self, Core, Task},
-    edge::{Edge, EdgeOptions, SERVER_V4},
     flood::{FloodSpec, Kind, Rate},
     http::{HttpServer, ServerOptions},
     load::{LoadClient, LoadOptions, Pattern},
@@ -37,6 +39,8 @@ const STOP: Duration = Duration::from_secs(5);
 
 /// What all phases share.
 pub struct Place {
+    /// Where the server is.
+    pub topology: Topology,
     /// The CPU that serves and the one that floods.
     pub cpus: [usize; 2],
     /// Set when the user has had enough.
@@ -89,8 +93,8 @@ struct Sample {
 }
 
 impl Sample {
-    fn take(edge: &Edge, tasks: &[Task]) -> Result<Self> {
-        let counters = edge.counters()?;
+    fn take(site: &Site, tasks: &[Task]) -> Result<Self> {
+        let counters = site.counters()?;
         Ok(Self {
             at: Instant::now(),
             offered: counters.sent,
@@ -119,10 +123,10 @@ struct Usage {
 }
 
 impl Usage {
-    fn take(place: &Place, edge: &Edge, server_side: &[Task]) -> Result<Self> {
+    fn take(place: &Place, site: &Site, server_side: &[Task]) -> Result<Self> {
         let [serve, flood] = place.cpus;
         let mut tasks = cpu::tasks_of(Pid::this())?;
-        tasks.extend(edge.client_end.napi_threads()?);
+        tasks.extend(site.client_end().napi_threads()?);
         // The server's own thread is among those of this process.
         tasks.extend(
             server_side
@@ -155,11 +159,12 @@ impl Phase {
     pub fn run(&self, place: &Place, live: &mut Live) -> Result<PhaseResult> {
         live.begin(self.name, "building the lab");
         let [serve, flood] = place.cpus;
-        let edge = Edge::new(EdgeOptions::default())?;
-        let target = (SERVER_V4, 80).into();
+        let site = Site::new(place.topology)?;
+        let target = site.target();
         let server = HttpServer::start(
-            &edge.server,
+            site.server(),
             ServerOptions {
+                port: target.port(),
                 cpu: Some(serve),
                 ..ServerOptions::default()
             },
@@ -167,10 +172,10 @@ impl Phase {
         let guard = self
             .guard
             .as_ref()
-            .map(|binary| Guard::start(binary, &edge, serve))
+            .map(|binary| Guard::start(binary, &site, serve))
             .transpose()?;
 
-        let mut tasks = edge.pin_napi(serve, flood)?;
+        let mut tasks = site.pin_napi(serve, flood)?;
         tasks.push(server.task());
         if let Some(guard) = &guard {
             tasks.extend(cpu::tasks_of(guard.process.pid())?);
@@ -178,9 +183,9 @@ impl Phase {
 
         let total = WARM_UP + self.measured;
         let clients = LoadClient::start(
-            &edge.client,
+            site.client(),
             LoadOptions {
-                sources: edge.client_sources(false),
+                sources: site.client_sources(),
                 duration: total * 2,
                 cpu: Some(flood),
                 ..LoadOptions::new(target, Pattern::Open(CLIENTS))
@@ -189,7 +194,7 @@ impl Phase {
         let attack = self
             .flood
             .then(|| {
-                edge.flood(FloodSpec {
+                site.flood(FloodSpec {
                     duration: total * 2,
                     cpu: Some(flood),
                     ..FloodSpec::new(Kind::Syn, Rate::FlatOut, target)
@@ -200,16 +205,16 @@ impl Phase {
         live.begin(self.name, "warming up");
         sleep(WARM_UP, place)?;
         clients.restart_measurement()?;
-        let usage = Usage::take(place, &edge, &tasks)?;
-        let first = Sample::take(&edge, &tasks)?;
-        let mut last = Sample::take(&edge, &tasks)?;
+        let usage = Usage::take(place, &site, &tasks)?;
+        let first = Sample::take(&site, &tasks)?;
+        let mut last = Sample::take(&site, &tasks)?;
         while let Some(left) = self
             .measured
             .checked_sub(first.at.elapsed())
             .filter(|left| !left.is_zero())
         {
             sleep(left.min(TICK), place)?;
-            let now = Sample::take(&edge, &tasks)?;
+            let now = Sample::take(&site, &tasks)?;
             let (offered, handled, cpu) = now.since(&last);
             live.show(
                 self.name,
@@ -220,7 +225,7 @@ impl Phase {
         }
         // The connections under way end under flood, as they began.
         let (offered_pps, handled_pps, cpu_us_per_syn) = last.since(&first);
-        let others = Usage::take(place, &edge, &tasks)?
+        let others = Usage::take(place, &site, &tasks)?
             .others_since(&usage, first.at.elapsed().as_secs_f64());
         let report = clients.stop()?;
         if let Some(attack) = attack {
@@ -263,37 +268,43 @@ fn sleep(time: Duration, place: &Place) -> Result<()> {
     }
 }
 
-/// The daemon in the server's namespace, with its files in a directory of its own.
+/// The daemon on the guarded machine, with its files in a directory of its own.
 struct Guard {
     process: Process,
     _files: tempfile::TempDir,
 }
 
 impl Guard {
-    /// Starts the daemon without any configuration and waits until the interface is guarded.
-    fn start(binary: &PathBuf, edge: &Edge, cpu: usize) -> Result<Self> {
+    /// Starts the daemon and waits until the interface is guarded.
+    fn start(binary: &PathBuf, site: &Site, cpu: usize) -> Result<Self> {
+        let interface = site.guarded();
         let files = tempfile::Builder::new()
             .prefix("synguard-demo-")
             .tempdir()
             .context("cannot make a directory for the daemon's files")?;
         let mut command = Command::new(binary);
         command
-            .args(["run", "-i", &edge.server_end.name])
+            .args(["run", "-i", &interface.name])
             .arg("--socket")
             .arg(files.path().join("control.sock"))
             .arg("--secret")
             .arg(files.path().join("secret"));
-        let mut process = Process::spawn(&edge.server, command)?;
+        if let Some(services) = site.services() {
+            let path = files.path().join("synguard.toml");
+            std::fs::write(&path, services).context("cannot write the daemon's configuration")?;
+            command.arg("--config").arg(path);
+        }
+        let mut process = Process::spawn(&interface.ns, command)?;
         process
             .wait_for_line("ready", START)
             .context("the daemon did not start")?;
         for task in cpu::tasks_of(process.pid())? {
             cpu::pin(task.0, cpu)?;
         }
-        if !edge.server_end.has_xdp()? {
+        if !interface.has_xdp()? {
             bail!(
                 "the daemon says it is ready, but nothing is attached to {}",
-                edge.server_end.name
+                interface.name
             );
         }
         Ok(Self {
