@@ -45,6 +45,10 @@ const EXCEPTED_PORT: u16 = 22;
 /// Client port of the one connection that really exists.
 const ACQUAINTED_PORT: u16 = 19_990;
 const OBSERVED: u16 = 900;
+/// The service whose servers are somewhere behind.
+pub const PROXIED: u16 = 901;
+/// The one of which only what arrives is seen.
+pub const RESET: u16 = 902;
 
 /// Everything at once: [`WEB`] and the rest guarded, one port calm, one observed, one excepted.
 fn world() -> HostTables {
@@ -370,7 +374,7 @@ fn others(
         return Ok([None, None]);
     }
     let admitted = side.admit(frame)?;
-    Ok([admitted, side.egress(&reply(frame, random))?])
+    Ok([admitted, side.egress(&reply(frame, random))?.verdict])
 }
 
 /// What a server might send back.

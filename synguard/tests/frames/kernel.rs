@@ -1,41 +1,48 @@
 //! Fixtures in the kernel, held against the host step by step.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::lpm_trie::Key;
 use rustix::time::{ClockId, clock_gettime};
 use synguard::dataplane::{
-    Dataplane, Options, load,
+    Dataplane, FlowSizes, Options,
     load::{PROGRAM_ADMIT, PROGRAM_OUT},
-    stats,
+    load_sized, stats,
     wire::Wire as Layout,
 };
 use synguard_common::{
-    abi::{Clock, EpochKey, HalfOpen, PortEntry, Runtime, ServiceState, ServiceStats, Tuple},
+    abi::{
+        Clock, EpochKey, FlowEntry, HalfOpen, PortEntry, Runtime, ServiceState, ServiceStats, Tuple,
+    },
     admit::RequestAttributes,
-    tables::Verdict,
+    tables::{Tables as _, Verdict},
     verdict::{Action, Reason},
 };
 use synguard_lab::{
     edge::{Edge, EdgeOptions},
     fixtures::{
-        HALF_OPEN_ROOM, Lane, OTHER, Outcome, Present, SUBJECT, Side, WEB, action_of, wall,
+        Departure, HALF_OPEN_ROOM, Lane, OTHER, Outcome, Present, SUBJECT, Side, WEB, action_of,
+        wall,
     },
     host::HostTables,
+    link::End,
     testrun,
     wire::Wire,
 };
 
 use crate::{
-    fuzz::{CALM_PORT, OBSERVED_PORT},
+    flows::{self, Flows},
+    fuzz::{CALM_PORT, OBSERVED_PORT, PROXIED, RESET},
     sockets::Sockets,
 };
 
 /// The word in front of a frame that tells `synguard_admit` to look at it.
 const MARK: [u8; 4] = 0x5379_6e47_u32.to_ne_bytes();
-/// Services that frames may be counted for: none, the fixtures' two, and one nobody configured.
-const SERVICES: [u16; 4] = [0, SUBJECT, OTHER, 900];
+/// Services that frames may be counted for: none, the fixtures' two, and those of the fuzzer.
+const SERVICES: [u16; 6] = [0, SUBJECT, OTHER, 900, PROXIED, RESET];
+/// How long a copy may be on its way.
+const COPY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Ports on which something listens.
 const LISTENED: [u16; 3] = [WEB, CALM_PORT, OBSERVED_PORT];
@@ -54,6 +61,12 @@ pub struct KernelSide {
     /// it is forgotten.
     unsure: bool,
     sockets: Sockets,
+    flows: Flows,
+    wall_offset: u64,
+    /// What `synguard_out` has the interface receive: a test run's is loopback.
+    loopback: Wire,
+    /// A frame left since it was last listened to.
+    sent: bool,
     wire: Wire,
     edge: Edge,
 }
@@ -69,15 +82,30 @@ impl KernelSide {
             .into_iter()
             .flat_map(|kind| LISTENED.map(|port| Lane::new(kind, 0).server_at(port)))
             .collect();
-        let dataplane = load(&Options {
+        let options = Options {
             half_open_entries: HALF_OPEN_ROOM,
-        })?;
+        };
+        let sizes = FlowSizes {
+            flows: flows::ROOM,
+            verified: flows::ROOM,
+        };
+        let mut dataplane = load_sized(&options, sizes)?;
         ensure!(
             dataplane.local_error.is_none(),
             "{:?}",
             dataplane.local_error
         );
+        let loopback = Wire::open(&End {
+            ns: edge.server.clone(),
+            name: "lo".into(),
+            index: 1,
+            mac: [0; 6],
+        })?;
         Ok(Self {
+            flows: Flows::take(&mut dataplane)?,
+            wall_offset: 0,
+            loopback,
+            sent: false,
             dataplane,
             host: HostTables::default(),
             counted: [stats::ZERO; SERVICES.len()],
@@ -174,7 +202,7 @@ impl KernelSide {
         Ok(runtime)
     }
 
-    /// Empties the half-open table and sets every service calm, on both sides.
+    /// Empties the tables of connections and sets every service calm, on both sides.
     pub fn reset_states(&mut self) -> Result<()> {
         let maps = &mut self.dataplane.maps;
         let keys: Vec<_> = maps.half_open.keys().collect::<Result<_, _>>()?;
@@ -184,6 +212,7 @@ impl KernelSide {
         for service in SERVICES {
             maps.states.get(service).context("no such state")?.clear();
         }
+        self.flows.clear()?;
         self.host.reset_states();
         Ok(())
     }
@@ -238,7 +267,27 @@ impl KernelSide {
         }
     }
 
-    fn entries(&self) -> Result<std::collections::HashMap<Tuple, HalfOpen>> {
+    /// Makes sure that no copy was received that nobody looked for. Once for all of a fixture's: the
+    /// shortest time-out there is takes a tick of the kernel.
+    fn no_more_copies(&mut self) -> Result<()> {
+        if !std::mem::take(&mut self.sent) {
+            return Ok(());
+        }
+        let more = self.loopback.receive(Duration::ZERO)?;
+        ensure!(more.is_none(), "another copy: {more:02x?}");
+        Ok(())
+    }
+
+    fn write_clock(&mut self) -> Result<()> {
+        let clock = Clock {
+            wall_offset: self.wall_offset,
+            tick: (&self.host).tick(),
+            ..Clock::default()
+        };
+        Ok(self.dataplane.maps.clock.set(0, Layout(clock), 0)?)
+    }
+
+    fn entries(&self) -> Result<HashMap<Tuple, HalfOpen>> {
         let entries = self.dataplane.maps.half_open.iter();
         Ok(entries
             .map(|entry| entry.map(|(key, value)| (key.0, timeless(value.0))))
@@ -295,19 +344,20 @@ impl Side for KernelSide {
         for service in SERVICES {
             let config = tables.services()[usize::from(service)];
             maps.services.set(service.into(), Layout(config), 0)?;
-            if tables.service_state(service).state != 0 {
-                let state = maps.states.get(service).context("no such state")?;
-                state.turn_guarded(monotonic());
-            }
         }
         for (slot, key) in tables.keys().iter().enumerate() {
             let key: EpochKey = *key;
             maps.keys.set(slot as u32, Layout(key), 0)?;
         }
+        self.flows.fill(&tables, &SERVICES)?;
         let has_prefixes = tables.prefixes().next().is_some();
         let runtime = self.set_runtime(|runtime| {
             runtime.has_prefixes = u32::from(has_prefixes);
             runtime.no_metadata = 0;
+            runtime.forwards = u32::from((&tables).forwards());
+            runtime.generic = u32::from((&tables).generic());
+            runtime.settled_at = (&tables).settled_at();
+            runtime.verified_ticks = tables.verified_ticks();
             runtime.generation = runtime.generation.wrapping_add(1);
         })?;
         self.host = tables.seed(runtime.seed);
@@ -350,14 +400,32 @@ impl Side for KernelSide {
         Ok(host)
     }
 
-    fn egress(&mut self, frame: &[u8]) -> Result<Option<Verdict>> {
+    fn egress(&mut self, frame: &[u8]) -> Result<Departure> {
         let run = testrun::run(self.dataplane.classifier(PROGRAM_OUT)?, frame)?;
-        ensure!(run.value == TC_ACT_UNSPEC, "egress says {}", run.value);
-        ensure!(run.frame == frame, "egress changed the frame");
-        let kernel = self.counted()?;
-        let host = self.host.run_egress(frame)?;
-        ensure!(kernel == host, "kernel {kernel:?}, host {host:?}");
-        Ok(host)
+        let verdict = self.counted()?;
+        let (host, bytes, copies) = self.host.run_egress_whole(frame)?;
+        ensure!(verdict == host, "kernel {verdict:?}, host {host:?}");
+        let dropped = verdict.is_some_and(|verdict| action_of(&verdict) == Action::Drop);
+        let expected = if dropped { TC_ACT_SHOT } else { TC_ACT_UNSPEC };
+        ensure!(run.value == expected, "egress says {}", run.value);
+        ensure!(
+            run.frame == bytes,
+            "{verdict:?}\nkernel {:02x?}\nhost   {bytes:02x?}",
+            run.frame
+        );
+        for copy in &copies {
+            let received = self.loopback.receive(COPY_TIMEOUT)?;
+            ensure!(
+                received.as_ref() == Some(copy),
+                "{verdict:?}\nreceived {received:02x?}\nhost     {copy:02x?}"
+            );
+        }
+        self.sent = true;
+        Ok(Departure {
+            verdict,
+            frame: run.frame,
+            copies,
+        })
     }
 
     fn assigned(&mut self) -> Vec<RequestAttributes> {
@@ -370,14 +438,14 @@ impl Side for KernelSide {
     }
 
     fn set_wall(&mut self, wall: u64) -> Result<()> {
-        let wall_offset = wall.wrapping_sub(monotonic());
-        let clock = Clock {
-            wall_offset,
-            ..Clock::default()
-        };
-        self.dataplane.maps.clock.set(0, Layout(clock), 0)?;
-        self.host.set_wall_offset(wall_offset);
-        Ok(())
+        self.wall_offset = wall.wrapping_sub(monotonic());
+        self.host.set_wall_offset(self.wall_offset);
+        self.write_clock()
+    }
+
+    fn set_tick(&mut self, tick: u32) -> Result<()> {
+        self.host.set_tick(tick);
+        self.write_clock()
     }
 
     fn turn_calm(&mut self, service: u16, grace: Duration) -> Result<()> {
@@ -399,7 +467,11 @@ impl Side for KernelSide {
         let kernel = self.dataplane.maps.states.get(service);
         let kernel = kernel.context("no such state")?.read();
         let host = self.host.service_state(service);
-        let essence = |state: ServiceState| (state.state, state.half_open, state.guarded_count);
+        let essence = |state: ServiceState| ServiceState {
+            guarded_at: 0,
+            grace_until: 0,
+            ..state
+        };
         ensure!(
             essence(kernel) == essence(host),
             "kernel {kernel:?}, host {host:?}"
@@ -407,7 +479,13 @@ impl Side for KernelSide {
         Ok(kernel)
     }
 
+    fn flows(&mut self) -> Result<HashMap<Tuple, FlowEntry>> {
+        self.flows.agreed(&self.host)
+    }
+
     fn finish(&mut self) -> Result<()> {
+        self.flows.check(&self.host)?;
+        self.no_more_copies()?;
         for service in SERVICES {
             self.state(service)?;
         }

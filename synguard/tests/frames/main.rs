@@ -4,6 +4,7 @@
 //! the host: verdict, bytes and counts.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod flows;
 mod fuzz;
 mod kernel;
 mod sockets;
