@@ -10,7 +10,7 @@ use std::{
 use nix::sys::signal::Signal;
 use synguard::model::{ReasonCount, ServiceStatus, Snapshot};
 use synguard_common::verdict::Reason;
-use synguard_lab::{edge::Edge, netns::Netns, process::Process};
+use synguard_lab::{edge::Edge, link::End, netns::Netns, process::Process};
 use tempfile::TempDir;
 
 /// What anything may take on a busy machine before the test gives up.
@@ -61,10 +61,14 @@ impl Guard {
 
     /// The same with a configuration file; an empty one is none.
     pub fn with_config(edge: &Edge, config: &str, arguments: &[&str]) -> Self {
-        let interface = ["-i", &edge.server_end.name];
-        let guard = Self::spawn(&edge.server, config, &[&interface, arguments].concat());
-        let guard = guard.ready();
-        assert!(edge.server_end.has_xdp().unwrap(), "nothing is attached");
+        Self::at(&edge.server_end, config, arguments)
+    }
+
+    /// The same at any end of a wire.
+    pub fn at(end: &End, config: &str, arguments: &[&str]) -> Self {
+        let interface = ["-i", &end.name];
+        let guard = Self::spawn(&end.ns, config, &[&interface, arguments].concat()).ready();
+        assert!(end.has_xdp().unwrap(), "nothing is attached");
         guard
     }
 
