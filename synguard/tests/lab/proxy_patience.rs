@@ -1,0 +1,185 @@
+//! What takes its time, all at once: servers that never answer, connections that are idle, connections
+//! older than the guard, a service that becomes calm again.
+
+use std::{
+    io::{ErrorKind, Read as _},
+    net::SocketAddr,
+    thread,
+    time::{Duration, Instant},
+};
+
+use synguard_common::verdict::Reason;
+use synguard_lab::{
+    frame::flags,
+    topology::{ForwardingOptions, Shape},
+};
+
+use crate::{
+    client::{ECHO, HTTP, echo, exchange},
+    guard::{eventually, packets, within},
+    proxy_rules::{Hook, Rules, SYN, sockets},
+    proxy_site::{Place, Site},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn what_takes_its_time() {
+    let what = "what_takes_its_time";
+    if !Place::Behind(Shape::Dnat).is_possible(what) {
+        return;
+    }
+    thread::scope(|scope| {
+        let tests: [(&str, fn(Site)); 4] = [
+            ("a_server_that_never_answers", a_server_that_never_answers),
+            ("idle_connections", idle_connections),
+            ("older_connections", older_connections),
+            ("calm_again", calm_again),
+        ];
+        for (name, test) in tests {
+            scope.spawn(move || {
+                let begin = Instant::now();
+                test(Site::new(
+                    Place::Behind(Shape::Routed),
+                    ForwardingOptions::default(),
+                ));
+                println!("{name}: {:?}", begin.elapsed());
+            });
+        }
+    });
+}
+
+/// The SYN is sent five times, after 0, 1, 3, 7 and 15 s; at 31 s the client is refused.
+fn a_server_that_never_answers(site: Site) {
+    let _server = site.serve();
+    let guard = site.guard_knowingly();
+    let silence = Rules::lose(site.server(), Hook::Input, SYN);
+    let begin = Instant::now();
+    thread::scope(|scope| {
+        for target in site.both(HTTP) {
+            let site = &site;
+            scope.spawn(move || {
+                let mut stream = site.connect(target);
+                stream.set_read_timeout(Some(60 * SECOND)).unwrap();
+                let error = stream.read(&mut [0]).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{target}");
+                let took = begin.elapsed();
+                assert!(
+                    (30 * SECOND..36 * SECOND).contains(&took),
+                    "{target}: {took:?}"
+                );
+            });
+        }
+    });
+    assert_eq!(silence.lost(), 2 * 5, "SYNs");
+    eventually("it is counted", || {
+        let flows = guard.status().flows;
+        ((flows.retried_total, flows.refused_total) == (2 * 4, 2)).then_some(())
+    });
+    let service = guard.service();
+    assert_eq!(packets(&service, Reason::SpliceStarted), 2, "{service:?}");
+    drop(silence);
+    for target in site.both(HTTP) {
+        exchange(&site.connect(target), 10_000);
+    }
+}
+
+/// Idle for longer than any other deadline of a flow, and for less and more than the one that is
+/// meant for it. Ten minutes differ from twelve seconds in nothing else: no timer is in between.
+fn idle_connections(site: Site) {
+    let _server = site.serve();
+    let guard = site.guard_by("proxy", "flow_idle_timeout = \"20s\"", "", &[]);
+    site.teach(&guard);
+    let taught = guard.status().flows.expired_total;
+    let idle = site.both(ECHO).map(|target| site.connect(target));
+    let abandoned = site.both(ECHO).map(|target| site.connect(target));
+    let all = || idle.iter().chain(&abandoned);
+    all().for_each(|stream| echo(stream, b"first").unwrap());
+    thread::sleep(12 * SECOND);
+    idle.iter()
+        .for_each(|stream| echo(stream, b"later").unwrap());
+    // The two that are silent go, beside those that taught the daemon, and the others stay.
+    within(20 * SECOND, "the abandoned ones expire", || {
+        let flows = guard.status().flows;
+        (flows.spliced == 2 && flows.expired_total >= taught + 2).then_some(())
+    });
+    idle.iter()
+        .for_each(|stream| echo(stream, b"and again").unwrap());
+}
+
+/// Connections that are there before the guard is, and what is nobody's once it has settled.
+fn older_connections(site: Site) {
+    let _server = site.serve();
+    let older = site.both(ECHO).map(|target| site.connect(target));
+    older
+        .iter()
+        .for_each(|stream| echo(stream, b"before").unwrap());
+    let guard = site.guard_knowingly();
+    let attached = Instant::now();
+    // The server is heard on them.
+    older
+        .iter()
+        .for_each(|stream| echo(stream, b"guarded").unwrap());
+    thread::sleep((61 * SECOND).saturating_sub(attached.elapsed()));
+    older
+        .iter()
+        .for_each(|stream| echo(stream, b"settled").unwrap());
+    let service = guard.service();
+    assert!(packets(&service, Reason::FlowKnown) > 0, "{service:?}");
+
+    let wire = site.wire();
+    let before = guard.status().flows;
+    for target in site.both(ECHO) {
+        let stranger = SocketAddr::new(
+            older[usize::from(target.is_ipv6())]
+                .local_addr()
+                .unwrap()
+                .ip(),
+            999,
+        );
+        for (flags, reason) in [
+            (flags::ACK, Reason::AckInvalid),
+            (flags::FIN | flags::ACK, Reason::AckInvalid),
+            (flags::RST, Reason::RstUnknown),
+            (flags::SYN | flags::ACK, Reason::SynAckUnknown),
+        ] {
+            let dropped = packets(&guard.service(), reason);
+            let frame = site.frame(stranger, target).seq(1).ack(1).flags(flags);
+            wire.send(&frame.build()).unwrap();
+            eventually(reason.label(), || {
+                (packets(&guard.service(), reason) == dropped + 1).then_some(())
+            });
+        }
+    }
+    let after = guard.status().flows;
+    assert_eq!(
+        after.created_total, before.created_total,
+        "{before:?}, {after:?}"
+    );
+    older
+        .iter()
+        .for_each(|stream| echo(stream, b"still there").unwrap());
+    assert!(
+        sockets(site.server())
+            .iter()
+            .all(|socket| socket.remote_port != 999)
+    );
+}
+
+/// Connections that began under guard go on when the service is calm, and when it is guarded again.
+fn calm_again(site: Site) {
+    let _server = site.serve();
+    let before = site.both(HTTP).map(|target| site.connect(target));
+    let guard = site.guard_knowingly();
+    let during = site.both(HTTP).map(|target| site.connect(target));
+    during.iter().for_each(|stream| exchange(stream, 100_000));
+    guard.set_mode("adaptive");
+    within(40 * SECOND, "calm again", || {
+        (guard.service().state == "calm").then_some(())
+    });
+    let after = site.both(HTTP).map(|target| site.connect(target));
+    let all = || before.iter().chain(&during).chain(&after);
+    all().for_each(|stream| exchange(stream, 100_000));
+    guard.set_mode("always");
+    all().for_each(|stream| exchange(stream, 100_000));
+}
