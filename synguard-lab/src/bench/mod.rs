@@ -5,6 +5,7 @@
 //! is the least, the median and the greatest of the rounds. The counters of the programs must show that
 //! every packet left for the expected reason; a bench of the wrong path is worth nothing.
 
+mod check;
 mod flows;
 mod frames;
 mod harness;
