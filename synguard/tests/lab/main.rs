@@ -10,6 +10,7 @@ mod establishment;
 mod floods;
 mod guard;
 mod halfopen;
+mod programs;
 mod proxy_options;
 mod proxy_patience;
 mod proxy_rules;

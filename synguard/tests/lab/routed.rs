@@ -8,7 +8,7 @@ use synguard_lab::{
     topology::Forwarding,
 };
 
-use crate::guard::{Guard, PATIENCE, packets};
+use crate::guard::{Guard, PATIENCE, eventually, packets};
 
 /// Guards what is behind an edge, on all ports, calm at first.
 #[track_caller]
@@ -34,6 +34,9 @@ pub fn teach(guard: &Guard, topology: &Forwarding, targets: &[SocketAddr]) {
     let known = guard.service().server.unwrap();
     assert_eq!(known.source, "learned", "{known:?}");
     guard.set_mode("always");
+    eventually("it is guarded", || {
+        (guard.service().state == "guarded").then_some(())
+    });
 }
 
 /// How many connections were spliced.
