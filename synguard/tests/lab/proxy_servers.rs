@@ -1,0 +1,278 @@
+//! Servers that are down or late, packets lost between edge and server, and links whose MTU must be
+//! found out.
+
+use std::{
+    io::{ErrorKind, Read as _, Write as _},
+    net::TcpListener,
+    thread,
+    time::{Duration, Instant},
+};
+
+use etherparse::{Icmpv4Type, Icmpv6Type, PacketBuilder, icmpv4::DestUnreachableHeader};
+use synguard_common::verdict::Reason;
+use synguard_lab::{
+    client,
+    frame::flags,
+    process,
+    topology::{ForwardingOptions, Shape},
+};
+
+use crate::{
+    client::{HTTP, exchange},
+    guard::{PATIENCE, count, eventually, packets},
+    proxy_rules::{ACK, Hook, Rules, SYN, SYN_ACK},
+    proxy_site::{PROMPT, Place, SPARE, Site},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Runs a test at every place at once, guarded; most of their time is waiting.
+fn everywhere_at_once(what: &str, test: impl Fn(Place, &Site) + Sync) {
+    thread::scope(|scope| {
+        for place in Place::ALL {
+            let test = &test;
+            if place.is_possible(what) {
+                scope.spawn(move || test(place, &Site::plain(place)));
+            }
+        }
+    });
+}
+
+#[test]
+fn a_server_that_is_down_refuses() {
+    everywhere_at_once("a_server_that_is_down_refuses", |place, site| {
+        let server = site.serve();
+        let guard = site.guard_knowingly();
+        drop(server);
+        // A process that is just being started, by a test beside this one, may hold it open.
+        let port = site.bound(false, HTTP).port();
+        eventually("nobody listens", || {
+            (!process::listens(site.server(), port).unwrap()).then_some(())
+        });
+        for target in site.both(HTTP) {
+            let begin = Instant::now();
+            // The connection may be seen to come about before it is seen to end.
+            let refused = client::connect(site.client(), target, &Default::default());
+            let error = match refused {
+                Ok(mut stream) => stream.read(&mut [0]).unwrap_err(),
+                Err(error) => error.downcast().unwrap(),
+            };
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{place:?}");
+            // Four places at once, on a busy machine; a second is what any retry would take.
+            let took = begin.elapsed();
+            assert!(took < 5 * PROMPT, "{place:?}, {target}: {took:?}");
+        }
+        let service = guard.service();
+        assert_eq!(
+            packets(&service, Reason::SpliceRefused),
+            2,
+            "{place:?}: {service:?}"
+        );
+        let _server = site.serve();
+        for target in site.both(HTTP) {
+            exchange(&site.connect(target), 10_000);
+        }
+    });
+}
+
+/// A conversation in which the client begins, on a connection of which there is one.
+#[track_caller]
+fn talk_once(site: &Site, v6: bool, what: &str) {
+    let bound = site.bound(v6, SPARE);
+    let listener = site.server().run(|| Ok(TcpListener::bind(bound)?)).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let stream = site.connect(site.dial(v6, SPARE));
+    (&stream).write_all(b"ping").unwrap();
+    let (mut server, peer) = eventually(what, || listener.accept().ok());
+    assert_eq!(peer, stream.local_addr().unwrap(), "{what}");
+    server.set_nonblocking(false).unwrap();
+    server.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut text = [0; 4];
+    server.read_exact(&mut text).unwrap();
+    assert_eq!(&text, b"ping", "{what}");
+    server.write_all(b"pong").unwrap();
+    (&stream).read_exact(&mut text).unwrap();
+    assert_eq!(&text, b"pong", "{what}");
+    let second = listener.accept().map_err(|error| error.kind());
+    assert_eq!(
+        second.err(),
+        Some(ErrorKind::WouldBlock),
+        "{what}: a second connection"
+    );
+}
+
+#[test]
+fn a_server_that_answers_late() {
+    everywhere_at_once("a_server_that_answers_late", |place, site| {
+        let server = site.serve();
+        let guard = site.guard_knowingly();
+        let begin = Instant::now();
+        let rules = Rules::lose(site.server(), Hook::Input, SYN);
+        thread::scope(|scope| {
+            for v6 in [false, true] {
+                scope.spawn(move || talk_once(site, v6, &format!("{place:?}, IPv6 {v6}")));
+            }
+            thread::sleep(2 * SECOND);
+            drop(rules);
+        });
+        // The SYN comes at once, after one second, and after two more.
+        let took = begin.elapsed();
+        assert!(
+            (2 * SECOND..5 * SECOND).contains(&took),
+            "{place:?}: {took:?}"
+        );
+        let service = guard.service();
+        assert_eq!(
+            packets(&service, Reason::SpliceStarted),
+            2,
+            "{place:?}: {service:?}"
+        );
+        assert_eq!(
+            packets(&service, Reason::SpliceCompleted),
+            2,
+            "{place:?}: {service:?}"
+        );
+        drop(server);
+    });
+}
+
+#[test]
+fn the_inner_handshake_loses_a_packet() {
+    everywhere_at_once("the_inner_handshake_loses_a_packet", |place, site| {
+        let _server = site.serve();
+        let _guard = site.guard_knowingly();
+        for (hook, lost) in [
+            (Hook::Input, SYN),
+            (Hook::Output, SYN_ACK),
+            (Hook::Input, ACK),
+        ] {
+            for v6 in [false, true] {
+                let what = format!("{place:?}, IPv6 {v6}, first {lost:?}");
+                let rules = Rules::lose_first(site.server(), hook, lost);
+                let begin = Instant::now();
+                talk_once(site, v6, &what);
+                let took = begin.elapsed();
+                assert_eq!(rules.lost(), 1, "{what}");
+                assert!(took < 2 * SECOND, "{what}: {took:?}");
+            }
+        }
+    });
+}
+
+/// Behind a link that is narrower than it seems from either end. What the client must know comes from
+/// inside, about segments that were translated.
+#[test]
+fn a_narrow_link_behind_the_edge() {
+    const MTU: u32 = 1400;
+    let what = "a_narrow_link_behind_the_edge";
+    for shape in [Shape::Routed, Shape::Dnat] {
+        let place = Place::Behind(shape);
+        if !place.is_possible(what) {
+            continue;
+        }
+        let options = ForwardingOptions {
+            narrow_mtu: Some(MTU),
+            ..ForwardingOptions::default()
+        };
+        let site = Site::new(place, options);
+        let _server = site.serve();
+        let guard = site.guard_knowingly();
+        for (target, headers) in site.both(HTTP).into_iter().zip([40, 60]) {
+            let stream = site.connect(target);
+            let wide = client::tcp_info(&stream).unwrap().send_mss;
+            exchange(&stream, 2_000_000);
+            let narrow = client::tcp_info(&stream).unwrap().send_mss;
+            let full = MTU - headers - 12;
+            assert!(
+                wide > full && narrow <= full,
+                "{place:?}, {target}: {wide}, then {narrow}"
+            );
+            let narrow = client::server_info(&stream).unwrap().send_mss;
+            assert!(narrow <= full, "{place:?}, {target}, server: {narrow}");
+        }
+        let others = guard.status().unprotected;
+        assert!(count(&others, Reason::IcmpTranslatedOut) >= 2, "{others:?}");
+    }
+}
+
+/// A router between client and edge says that what the server sends is too big. It quotes the segment
+/// as it was outside, which the server would not know.
+#[test]
+fn a_narrow_link_before_the_edge() {
+    const MTU: u16 = 1300;
+    let what = "a_narrow_link_before_the_edge";
+    for place in Place::ALL {
+        if !place.is_possible(what) {
+            continue;
+        }
+        let site = Site::plain(place);
+        let _server = site.serve();
+        let guard = site.guard_knowingly();
+        for (target, headers) in site.both(HTTP).into_iter().zip([40, 60]) {
+            let name = format!("{place:?}, {target}");
+            let stream = site.connect(target);
+            let near = stream.local_addr().unwrap();
+            let wide = client::server_info(&stream).unwrap().send_mss;
+            let wire = site.wire();
+            exchange(&stream, 0);
+            let last = wire
+                .receive_tcp(PATIENCE, |answer| {
+                    answer.source == target
+                        && answer.destination == near
+                        && !answer.payload.is_empty()
+                })
+                .unwrap()
+                .unwrap();
+            let mut next = last.seq.wrapping_add(last.payload.len() as u32);
+            // What the server has said last, of the two answers.
+            while let Some(later) = wire
+                .receive_tcp(PROMPT, |answer| {
+                    answer.source == target
+                        && answer.destination == near
+                        && !answer.payload.is_empty()
+                })
+                .unwrap()
+            {
+                next = later.seq.wrapping_add(later.payload.len() as u32);
+            }
+
+            let quoted = site
+                .frame(target, near)
+                .flags(flags::ACK)
+                .seq(next)
+                .payload(&[0; 1400]);
+            let quoted = &quoted.build()[14..][..100];
+            let to_edge = site.frame(near, target).build();
+            let (destination, source) = (&to_edge[..6], &to_edge[6..12]);
+            let link = PacketBuilder::ethernet2(
+                source.try_into().unwrap(),
+                destination.try_into().unwrap(),
+            );
+            let mut error = Vec::new();
+            match (near.ip(), target.ip()) {
+                (std::net::IpAddr::V4(router), std::net::IpAddr::V4(server)) => link
+                    .ipv4(router.octets(), server.octets(), 64)
+                    .icmpv4(Icmpv4Type::DestinationUnreachable(
+                        DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: MTU },
+                    ))
+                    .write(&mut error, quoted),
+                (std::net::IpAddr::V6(router), std::net::IpAddr::V6(server)) => link
+                    .ipv6(router.octets(), server.octets(), 64)
+                    .icmpv6(Icmpv6Type::PacketTooBig { mtu: MTU.into() })
+                    .write(&mut error, quoted),
+                _ => unreachable!(),
+            }
+            .unwrap();
+            wire.send(&error).unwrap();
+            exchange(&stream, 1_000_000);
+            let narrow = client::server_info(&stream).unwrap().send_mss;
+            let full = u32::from(MTU) - headers - 12;
+            assert!(
+                wide > full && narrow <= full,
+                "{name}: {wide}, then {narrow}"
+            );
+        }
+        let others = guard.status().unprotected;
+        assert_eq!(count(&others, Reason::IcmpTranslated), 2, "{others:?}");
+    }
+}
