@@ -18,6 +18,7 @@ mod proxy_rules;
 mod proxy_servers;
 mod proxy_site;
 mod proxy_streams;
+mod proxy_tuples;
 mod reset_sources;
 mod routed;
 mod short;
