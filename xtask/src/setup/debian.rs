@@ -1,10 +1,17 @@
 //! Debian 12: which packages fill a need, and how they are installed.
 
-use std::{cell::Cell, ffi::OsString, fs, path::Path, process::Command};
+use std::{
+    cell::Cell,
+    ffi::{OsStr, OsString},
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context as _, anyhow, bail};
 
-use super::{Need, Program};
+use super::{Need, Program, Source};
 use crate::{
     progress,
     sh::{self, Root},
@@ -36,7 +43,7 @@ pub fn packages(needs: &[Need]) -> Vec<&'static str> {
             Need::EbpfToolchain => packages.extend(TOOLCHAIN),
             Need::Program(Program {
                 package,
-                extract: None,
+                source: Source::Installed,
                 ..
             }) => packages.push(package),
             Need::EbpfClippy => packages.push("rust-web-clippy"),
@@ -113,45 +120,126 @@ impl Apt {
         progress::run(&label, self.command(&arguments))
     }
 
-    /// Puts the file `inside` of `package` into the folder `bin`, without installing the package.
-    pub fn extract(&self, package: &str, inside: &str, bin: &Path) -> anyhow::Result<()> {
-        let work = bin.with_file_name(format!("{package}.tmp"));
-        // Left over from an interrupted run.
-        if work.exists() {
-            fs::remove_dir_all(&work)
-                .with_context(|| format!("cannot remove {}", work.display()))?;
-        }
-        fs::create_dir_all(&work).with_context(|| format!("cannot make {}", work.display()))?;
-        fs::create_dir_all(bin).with_context(|| format!("cannot make {}", bin.display()))?;
-        let download = || {
+    /// Runs `apt-get` with `arguments` in `folder`. As the user; where that fails, once more with new
+    /// lists of packages, which only root can fetch.
+    fn fetch(&self, arguments: &[OsString], folder: &Path) -> anyhow::Result<()> {
+        let apt = || {
             let mut apt = Command::new("apt-get");
-            apt.args(["download", package]).current_dir(&work);
+            apt.args(arguments).current_dir(folder);
             apt
         };
-        // This needs no root, unless the lists of packages are missing or old.
-        if !download()
-            .output()
-            .is_ok_and(|output| output.status.success())
-        {
+        if !apt().output().is_ok_and(|output| output.status.success()) {
             self.root
                 .acquire("apt-get update")
                 .map_err(|error| anyhow!("{error}; type, as root: apt-get update"))?;
             self.update()?;
-            progress::run(&format!("apt-get download {package}"), download())?;
+            progress::run(&sh::typed(&apt()), apt())?;
         }
-        let archive = fs::read_dir(&work)?
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .find(|path| path.extension().is_some_and(|e| e == "deb"))
-            .with_context(|| format!("apt-get download {package} left no package"))?;
-        let mut unpack = Command::new("dpkg-deb");
-        unpack.arg("--extract").arg(&archive).arg(work.join("root"));
-        progress::run(&format!("unpack {package}"), unpack)?;
-        let file = work.join("root").join(inside);
-        let name = file
-            .file_name()
-            .with_context(|| format!("{inside} names no file"))?;
-        fs::rename(&file, bin.join(name)).with_context(|| format!("{package} has no {inside}"))?;
-        fs::remove_dir_all(&work).with_context(|| format!("cannot remove {}", work.display()))
+        Ok(())
+    }
+
+    /// Puts the file `inside` of `package` into the folder `bin`, without installing the package.
+    pub fn extract(&self, package: &str, inside: &str, bin: &Path) -> anyhow::Result<()> {
+        let work = Work::new(bin.with_file_name(format!("{package}.tmp")))?;
+        fs::create_dir_all(bin).with_context(|| format!("cannot make {}", bin.display()))?;
+        self.fetch(&["download".into(), package.into()], &work.0)?;
+        let root = work.0.join("root");
+        unpack_all(&work.0, &root)?;
+        let file = root.join(inside);
+        fs::rename(&file, bin.join(file_name(inside)?))
+            .with_context(|| format!("{package} has no {inside}"))
+    }
+
+    /// Unpacks `package`, and what it depends on that is not installed, into the folder of tools, with a
+    /// script that runs `inside` from there. Nothing is installed.
+    pub fn unpack(&self, package: &str, inside: &str, tools: &Path) -> anyhow::Result<()> {
+        let (root, bin) = (tools.join(UNPACKED), tools.join("bin"));
+        fs::create_dir_all(&bin).with_context(|| format!("cannot make {}", bin.display()))?;
+        if !root.join(inside).is_file() {
+            let work = Work::new(tools.join(format!("{package}.tmp")))?;
+            let mut archives = OsString::from("Dir::Cache::Archives=");
+            archives.push(&work.0);
+            let words = "install --download-only --reinstall --yes --no-install-recommends \
+                         -o Debug::NoLocking=1 -o APT::Sandbox::User= -o";
+            let words = words.split_whitespace().map(OsString::from);
+            let arguments: Vec<_> = words.chain([archives, package.into()]).collect();
+            self.fetch(&arguments, &work.0)?;
+            unpack_all(&work.0, &root)?;
+        }
+        if !root.join(inside).is_file() {
+            bail!("{package} has no {inside}");
+        }
+        let script = bin.join(file_name(inside)?);
+        fs::write(&script, runner(inside))
+            .and_then(|()| fs::set_permissions(&script, fs::Permissions::from_mode(0o755)))
+            .with_context(|| format!("cannot write {}", script.display()))
+    }
+}
+
+/// The folder of unpacked packages among the tools.
+const UNPACKED: &str = "unpacked";
+
+/// A script beside [`UNPACKED`] that runs a program in it with its libraries.
+fn runner(inside: &str) -> String {
+    format!(
+        "#!/bin/sh\n\
+         # Made by cargo xtask setup: a program that is not installed, with the libraries it came with.\n\
+         root=$(dirname \"$(dirname \"$(realpath \"$0\")\")\")/{UNPACKED}\n\
+         for folder in \"$root\"/usr/lib/*-linux-gnu \"$root\"/lib/*-linux-gnu; do\n    \
+             LD_LIBRARY_PATH=$folder${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}}\n\
+         done\n\
+         export LD_LIBRARY_PATH\n\
+         exec \"$root/{inside}\" \"$@\"\n"
+    )
+}
+
+fn file_name(inside: &str) -> anyhow::Result<&OsStr> {
+    let name = Path::new(inside).file_name();
+    name.with_context(|| format!("{inside} names no file"))
+}
+
+/// Unpacks every package in a folder.
+fn unpack_all(archives: &Path, root: &Path) -> anyhow::Result<()> {
+    let mut unpacked = 0;
+    let entries = fs::read_dir(archives);
+    for entry in entries.with_context(|| format!("cannot read {}", archives.display()))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|e| e == "deb") {
+            let mut unpack = Command::new("dpkg-deb");
+            unpack.arg("--extract").arg(&path).arg(root);
+            let name = path.file_stem().unwrap_or_default().to_string_lossy();
+            progress::run(&format!("unpack {name}"), unpack)?;
+            unpacked += 1;
+        }
+    }
+    if unpacked == 0 {
+        bail!("apt-get left no package in {}", archives.display());
+    }
+    Ok(())
+}
+
+/// A folder to work in, empty at first, removed at the end.
+struct Work(PathBuf);
+
+impl Work {
+    fn new(path: PathBuf) -> anyhow::Result<Self> {
+        // Left over from an interrupted run.
+        if path.exists() {
+            fs::remove_dir_all(&path)
+                .with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+        // `partial` is apt's.
+        fs::create_dir_all(path.join("partial"))
+            .with_context(|| format!("cannot make {}", path.display()))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            eprintln!("setup: cannot remove {}: {error}", self.0.display());
+        }
     }
 }
 

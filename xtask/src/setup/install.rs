@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use ebpf_build::Toolchain;
 
-use super::{Need, Scope, debian, debian::Apt};
+use super::{Need, Scope, Source, debian, debian::Apt};
 use crate::{progress, sh};
 
 /// Version of bpf-linker, and the versions of LLVM that it can be built with.
@@ -45,10 +45,12 @@ pub fn install(needs: &[Need], scopes: &[Scope]) -> anyhow::Result<()> {
         }
         apt.install(&packages)?;
         for need in &rest {
-            if let Need::Program(program) = need
-                && let Some(inside) = program.extract
-            {
-                apt.extract(program.package, inside, &tools.join("bin"))?;
+            if let Need::Program(program) = need {
+                match program.source {
+                    Source::Installed => {}
+                    Source::File(file) => apt.extract(program.package, file, &tools.join("bin"))?,
+                    Source::Unpacked(file) => apt.unpack(program.package, file, &tools)?,
+                }
             }
         }
     } else {

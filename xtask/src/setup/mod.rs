@@ -52,34 +52,64 @@ pub struct Program {
     pub reason: &'static str,
     /// What needs it.
     pub scope: Scope,
-    /// Where it is kept out of the system: only the file is taken from the package, because
-    /// installing the package would start a daemon.
-    pub extract: Option<&'static str>,
+    /// How it comes here.
+    pub source: Source,
+}
+
+/// How a program comes to this machine.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Its package is installed.
+    Installed,
+    /// Only this file is taken from its package, and kept with the workspace's tools: installing the
+    /// package would start a daemon.
+    File(&'static str),
+    /// Likewise, but it needs other files of its package, or libraries: its package and what that
+    /// depends on are unpacked beside the system.
+    Unpacked(&'static str),
+}
+
+/// A program that a test sends through a guarded edge.
+const fn passenger(name: &'static str, package: &'static str, file: &'static str) -> Program {
+    Program {
+        name,
+        package,
+        reason: "a test runs it through a guarded edge",
+        scope: Scope::Test,
+        source: Source::Unpacked(file),
+    }
 }
 
 /// Every program that the lab and the tests run.
-pub static PROGRAMS: [Program; 3] = [
+pub static PROGRAMS: [Program; 10] = [
     Program {
         name: "ip",
         package: "iproute2",
         reason: "namespaces and veth pairs",
         scope: Scope::Lab,
-        extract: None,
+        source: Source::Installed,
     },
     Program {
         name: "ss",
         package: "iproute2",
         reason: "the tests compare a connection with what the kernel says about it",
         scope: Scope::Test,
-        extract: None,
+        source: Source::Installed,
     },
     Program {
         name: "promtool",
         package: "prometheus",
         reason: "a test checks the exported metrics with it",
         scope: Scope::Test,
-        extract: Some("usr/bin/promtool"),
+        source: Source::File("usr/bin/promtool"),
     },
+    passenger("nginx", "nginx", "usr/sbin/nginx"),
+    passenger("curl", "curl", "usr/bin/curl"),
+    passenger("wrk", "wrk", "usr/bin/wrk"),
+    passenger("sshd", "openssh-server", "usr/sbin/sshd"),
+    passenger("ssh", "openssh-client", "usr/bin/ssh"),
+    passenger("ssh-keygen", "openssh-client", "usr/bin/ssh-keygen"),
+    passenger("iperf3", "iperf3", "usr/bin/iperf3"),
 ];
 
 impl Need {
