@@ -97,13 +97,13 @@ static FLOOR_LRU: LruHashMap<Tuple, u64> = LruHashMap::with_max_entries(1024, 0)
 /// it.
 #[inline(always)]
 pub fn hash(ctx: &XdpContext) -> u32 {
-    found(tuple(ctx).map(|tuple| FLOOR_HASH.get_ptr(&tuple).is_some()))
+    found(tuple(ctx).map(|tuple| FLOOR_HASH.get_ptr(tuple).is_some()))
 }
 
 /// The same in an LRU hash table.
 #[inline(always)]
 pub fn lru(ctx: &XdpContext) -> u32 {
-    found(tuple(ctx).map(|tuple| FLOOR_LRU.get_ptr(&tuple).is_some()))
+    found(tuple(ctx).map(|tuple| FLOOR_LRU.get_ptr(tuple).is_some()))
 }
 
 /// Key: a connection; value: as large as a flow's. Written by [`insert`], emptied by the bench.
@@ -115,7 +115,7 @@ const FLOW_WORDS: usize = size_of::<FlowEntry>() / 8;
 /// it.
 #[inline(always)]
 pub fn insert(ctx: &XdpContext) -> u32 {
-    found(tuple(ctx).map(|tuple| FLOOR_INSERT.insert(&tuple, &[0; FLOW_WORDS], 0).is_ok()))
+    found(tuple(ctx).map(|tuple| FLOOR_INSERT.insert(tuple, [0; FLOW_WORDS], 0).is_ok()))
 }
 
 #[inline(always)]

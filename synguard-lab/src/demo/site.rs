@@ -31,17 +31,19 @@ pub enum Topology {
 /// A topology that stands; taken down when dropped.
 pub enum Site {
     /// See [`Topology::Local`].
-    Local(Edge),
+    Local(Box<Edge>),
     /// See [`Topology::Routed`].
-    Routed(Forwarding),
+    Routed(Box<Forwarding>),
 }
 
 impl Site {
     /// Builds one.
     pub fn new(topology: Topology) -> Result<Self> {
         Ok(match topology {
-            Topology::Local => Self::Local(Edge::new(EdgeOptions::default())?),
-            Topology::Routed => Self::Routed(Forwarding::routed(ForwardingOptions::default())?),
+            Topology::Local => Self::Local(Box::new(Edge::new(EdgeOptions::default())?)),
+            Topology::Routed => {
+                Self::Routed(Box::new(Forwarding::routed(ForwardingOptions::default())?))
+            }
         })
     }
 
