@@ -318,11 +318,14 @@ impl HostTables {
         }
     }
 
-    /// Empties the half-open table, the flow table and the verified sources, and sets every service calm, without grace.
+    /// Empties the half-open table, the flow table and the verified sources, counts anew, and sets
+    /// every service calm, without grace.
     pub fn reset_states(&self) {
         self.half_open.borrow_mut().clear();
         self.flows.borrow_mut().clear();
         self.verified.borrow_mut().clear();
+        self.flows_created.set(0);
+        self.sources_verified.set(0);
         for state in &self.states {
             state.take();
         }
@@ -424,26 +427,37 @@ impl HostTables {
 
     /// `synguard_out`.
     pub fn run_egress(&self, bytes: &[u8]) -> Result<Option<Verdict>> {
-        Ok(self.run_egress_whole(bytes)?.0)
+        Ok(self.run_egress_whole(bytes)?.verdict)
     }
 
-    /// `synguard_out`: the verdict, the frame as it leaves, and the copies that the interface
-    /// receives.
-    pub fn run_egress_whole(
-        &self,
-        bytes: &[u8],
-    ) -> Result<(Option<Verdict>, Vec<u8>, Vec<Vec<u8>>)> {
+    /// `synguard_out`, with what becomes of the frame.
+    pub fn run_egress_whole(&self, bytes: &[u8]) -> Result<Departure> {
         let mut outgoing = Outgoing {
             frame: frame(bytes)?,
             copies: Vec::new(),
         };
         let verdict = egress(&mut outgoing, &self);
-        Ok((verdict, outgoing.frame.bytes().to_vec(), outgoing.copies))
+        Ok(Departure {
+            verdict,
+            frame: outgoing.frame.bytes().to_vec(),
+            copies: outgoing.copies,
+        })
     }
 }
 
 fn frame(bytes: &[u8]) -> Result<Frame> {
     Frame::new(bytes).with_context(|| format!("a frame of {} bytes is too long", bytes.len()))
+}
+
+/// What came of a frame that leaves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Departure {
+    /// The verdict, if there is one.
+    pub verdict: Option<Verdict>,
+    /// The frame as it goes on, or would if the verdict were another.
+    pub frame: Vec<u8>,
+    /// The copies that the interface received.
+    pub copies: Vec<Vec<u8>>,
 }
 
 /// A frame that is about to leave.

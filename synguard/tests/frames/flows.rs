@@ -53,6 +53,7 @@ impl Flows {
         for key in verified {
             self.maps.verified.remove(&key)?;
         }
+        self.before = self.maps.counted()?;
         Ok(())
     }
 
@@ -69,7 +70,6 @@ impl Flows {
             let state = State(tables.service_state(*service));
             self.states.set(u32::from(*service), state, 0)?;
         }
-        self.before = self.maps.counted()?;
         Ok(())
     }
 

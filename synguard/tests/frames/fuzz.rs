@@ -2,53 +2,96 @@
 
 use std::{
     collections::BTreeMap,
-    net::IpAddr,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use synguard_common::{
-    abi::{AddressEntry, MODE_ALWAYS, MODE_OBSERVE, SERVICE_NONE, ServiceConfig},
+    abi::{
+        ADMISSION_PROXY, ADMISSION_RESET, AddressEntry, FLOW_KNOWN, FLOW_PENDING, FLOW_SPLICED,
+        FlowEntry, LINK_HEADER, MODE_ALWAYS, MODE_OBSERVE, SERVICE_NONE, ServiceConfig, Tuple,
+    },
+    profile::Profile,
     tables::Verdict,
     verdict::{Action, Reason},
 };
 use synguard_lab::{
     fixtures::{
-        self, KEYS, Lane, OTHER, Present, PresentKind, SILENT, SUBJECT, Side as _, WEB,
-        check_answer,
+        self, KEYS, Lane, OTHER, Present, PresentKind, Promise, SUBJECT, Side as _, TICK, Way,
+        check_answer, check_promise, check_question,
     },
-    frame::flags,
-    host::{HostTables, SERVICE},
+    frame::{check_icmp, describe},
+    host::{HostTables, SERVICE, tuple},
     skip_unless_root,
 };
 
-use crate::{corpus, kernel::KernelSide};
+use crate::{
+    corpus,
+    kernel::KernelSide,
+    mutate::{Random, become_acquaintance, layout, mutate, reply, successor},
+};
 
 /// Frames in all, about ten seconds' worth.
 const FRAMES: u32 = 300_000;
 /// Fewer where they take longer than this.
 const LIMIT: Duration = Duration::from_secs(20);
 /// After so many, half-open tables and states begin anew.
-const ROUND: u32 = 5_000;
+const ROUND: u32 = 2_500;
 /// Longest frame: what fits the first buffer of a test run, with the answer's room to grow.
-const LONGEST: usize = 3_000;
+pub const LONGEST: usize = 3_000;
 /// Another run is another seed away.
 const SEED_VARIABLE: &str = "SYNGUARD_FUZZ_SEED";
 const SEED: u64 = 0x5379_6e47_7561_7264;
+
+/// Flows that a round begins with, at most.
+const FLOWS: usize = 2_000;
+const ALWAYS: ServiceConfig = ServiceConfig {
+    mode: MODE_ALWAYS,
+    ..SERVICE
+};
+const PROXIED: ServiceConfig = ServiceConfig {
+    admission: ADMISSION_PROXY,
+    learns: 1,
+    ..SERVICE
+};
+/// What the subject is, round by round. Proxied most often, since that has most to go wrong.
+const ROUNDS: [ServiceConfig; 6] = [
+    ALWAYS,
+    ServiceConfig {
+        mode: MODE_ALWAYS,
+        ..PROXIED
+    },
+    ServiceConfig {
+        admission: ADMISSION_RESET,
+        ..ALWAYS
+    },
+    // Calm at first.
+    ServiceConfig {
+        high: 300,
+        ..PROXIED
+    },
+    ServiceConfig {
+        mode: MODE_ALWAYS,
+        learns: 0,
+        mss: 1200,
+        ..PROXIED
+    },
+    ServiceConfig {
+        mode: MODE_OBSERVE,
+        high: 3,
+        ..PROXIED
+    },
+];
 
 const MTU: u16 = 1500;
 /// Port of a calm service, on which something listens.
 pub const CALM_PORT: u16 = 8080;
 /// Port of an observed one, likewise.
 pub const OBSERVED_PORT: u16 = 8443;
-const EXCEPTED_PORT: u16 = 22;
+pub const EXCEPTED_PORT: u16 = 22;
 /// Client port of the one connection that really exists.
-const ACQUAINTED_PORT: u16 = 19_990;
+pub const ACQUAINTED_PORT: u16 = 19_990;
 const OBSERVED: u16 = 900;
-/// The service whose servers are somewhere behind.
-pub const PROXIED: u16 = 901;
-/// The one of which only what arrives is seen.
-pub const RESET: u16 = 902;
 
 /// Everything at once: [`WEB`] and the rest guarded, one port calm, one observed, one excepted.
 fn world() -> HostTables {
@@ -79,6 +122,9 @@ fn world() -> HostTables {
         .port(1, CALM_PORT, OTHER)
         .port(1, OBSERVED_PORT, OBSERVED)
         .port(1, EXCEPTED_PORT, SERVICE_NONE);
+    tables.set_tick(TICK);
+    tables.set_runtime(true, false, 0);
+    tables.set_verified_ticks(40);
     for epoch in KEYS {
         tables = tables.key(fixtures::key_of(epoch));
     }
@@ -96,168 +142,6 @@ fn world() -> HostTables {
             .listener(lane.server_at(OBSERVED_PORT));
     }
     tables
-}
-
-/// SplitMix64 (Steele, Lea and Flood, 2014): enough randomness for choosing, the same everywhere.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Below `end`.
-    fn below(&mut self, end: usize) -> usize {
-        (self.next() % end.max(1) as u64) as usize
-    }
-
-    fn of<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[self.below(choices.len())]
-    }
-
-    fn chance(&mut self, percent: u64) -> bool {
-        self.next() % 100 < percent
-    }
-}
-
-/// Where headers start, as far as the frame is what it was built as.
-fn layout(frame: &[u8]) -> (usize, usize) {
-    let mut at = 12;
-    while matches!(frame.get(at..at + 2), Some([0x81, 0x00] | [0x88, 0xa8])) {
-        at += 4;
-    }
-    let ip = at + 2;
-    let tcp = match frame.get(ip).map(|byte| byte >> 4) {
-        Some(6) => ip + 40,
-        _ => ip + usize::from(frame.get(ip).map_or(5, |byte| byte & 15)) * 4,
-    };
-    (ip, tcp)
-}
-
-fn put(frame: &mut [u8], at: usize, bytes: &[u8]) {
-    if let Some(place) = frame.get_mut(at..at + bytes.len()) {
-        place.copy_from_slice(bytes);
-    }
-}
-
-/// Makes a frame one of the connection that really exists.
-fn become_acquaintance(frame: &mut [u8]) {
-    let (ip, tcp) = layout(frame);
-    put(frame, tcp, &ACQUAINTED_PORT.to_be_bytes());
-    match Lane::new(Lane::KINDS[0], 0).acquaintance().ip() {
-        IpAddr::V4(client) if frame.get(ip).is_some_and(|byte| byte >> 4 == 4) => {
-            put(frame, ip + 12, &client.octets());
-        }
-        _ => {
-            if let IpAddr::V6(client) = Lane::new(Lane::KINDS[3], 0).acquaintance().ip() {
-                put(frame, ip + 8, &client.octets());
-            }
-        }
-    }
-}
-
-/// What the same client might send next: what a connection is made of comes in sequence.
-fn successor(last: &[u8], random: &mut Random) -> Vec<u8> {
-    let mut frame = last.to_vec();
-    let (_, tcp) = layout(&frame);
-    if let Some(place) = frame.get_mut(tcp + 4..tcp + 8) {
-        let sequence = u32::from_be_bytes([place[0], place[1], place[2], place[3]]);
-        let next = sequence.wrapping_add(random.of(&[0, 1, 1, 2, 1461, 65_536]));
-        place.copy_from_slice(&next.to_be_bytes());
-    }
-    let flags = random.of(&[flags::SYN, flags::ACK, flags::RST, flags::FIN | flags::ACK]);
-    put(&mut frame, tcp + 13, &[flags]);
-    frame
-}
-
-/// One change.
-fn mutate(frame: &mut Vec<u8>, random: &mut Random, corpus: &[Vec<u8>]) {
-    let (ip, tcp) = layout(frame);
-    let len = frame.len();
-    match random.below(14) {
-        // Bits and bytes anywhere among the headers.
-        0 => {
-            let at = random.below(len.min(tcp + 60));
-            frame[at] ^= 1 << random.below(8);
-        }
-        1 => {
-            let at = random.below(len.min(tcp + 60));
-            frame[at] = random.of(&[0, 1, 2, 3, 4, 5, 6, 8, 34, 44, 60, 0x7f, 0x80, 0xfe, 0xff]);
-        }
-        2 => {
-            let at = random.below(len.min(tcp + 60));
-            let value = random.next() as u16;
-            let value = random.of(&[0, 1, value, 0x7fff, 0x8000, 0xffff]);
-            put(frame, at, &value.to_be_bytes());
-        }
-        // Lengths.
-        3 => frame.truncate(14 + random.below(len - 13)),
-        4 => frame.resize((len + random.below(200)).min(LONGEST), random.next() as u8),
-        5 => {
-            let length = (len - ip.min(len)) as u16;
-            let length = length
-                .wrapping_add(random.below(41) as u16)
-                .wrapping_sub(20);
-            let at = if frame.get(ip).is_some_and(|byte| byte >> 4 == 6) {
-                4
-            } else {
-                2
-            };
-            put(frame, ip + at, &length.to_be_bytes());
-        }
-        6 => put(frame, tcp + 12, &[(random.next() as u8) & 0xf0]),
-        // TCP.
-        7 => put(frame, tcp + 13, &[random.next() as u8]),
-        8 => {
-            let port = random.of(&[WEB, WEB, SILENT, CALM_PORT, OBSERVED_PORT, EXCEPTED_PORT]);
-            put(frame, tcp + 2, &port.to_be_bytes());
-        }
-        9 => {
-            let mut options = [0; 40];
-            for byte in &mut options {
-                *byte = random.of(&[0, 1, 1, 2, 3, 4, 5, 8, 10, 2, 4, 3, 253]);
-            }
-            put(frame, tcp + 12, &[0xf0]);
-            let end = len.min(tcp + 60);
-            if tcp + 20 < end {
-                put(frame, tcp + 20, &options[..end - tcp - 20]);
-            }
-        }
-        10 => {
-            // A plausible option somewhere.
-            let at = tcp + 20 + random.below(20);
-            let choices: [&[u8]; 6] = [
-                &[2, 4, 5, 0xb4],
-                &[3, 3, 9],
-                &[4, 2],
-                &[8, 10, 1, 2, 3, 4, 0, 0, 0, 0],
-                &[1, 1],
-                &[0],
-            ];
-            put(frame, at, random.of(&choices));
-        }
-        // IP.
-        11 => put(frame, ip, &[random.next() as u8]),
-        12 => {
-            let at = if frame.get(ip).is_some_and(|byte| byte >> 4 == 6) {
-                6
-            } else {
-                9
-            };
-            let next = random.of(&[0, 6, 6, 17, 43, 44, 50, 51, 58, 59, 60, 135, 139, 140]);
-            put(frame, ip + at, &[next]);
-        }
-        // The end of another frame.
-        _ => {
-            let other = &corpus[random.below(corpus.len())];
-            let at = random.below(len.min(other.len()));
-            frame.truncate(at);
-            frame.extend_from_slice(&other[at..]);
-        }
-    }
 }
 
 #[test]
@@ -283,11 +167,13 @@ fn host_and_kernel_agree_on_any_frame() {
     }
     let corpus: Vec<_> = corpus()
         .into_iter()
-        .filter(|frame| frame.len() <= LONGEST)
+        .filter(|(_, frame)| frame.len() <= LONGEST)
         .collect();
     let mut random = Random(seed);
     let mut reasons = BTreeMap::new();
-    let mut last = corpus[0].clone();
+    let mut last = corpus[0].1.clone();
+    let mut next = 0;
+    let mut config = SERVICE;
     let mut done = 0;
     let begin = Instant::now();
     for number in 0..FRAMES {
@@ -298,36 +184,60 @@ fn host_and_kernel_agree_on_any_frame() {
         done = number + 1;
         if number.is_multiple_of(ROUND) {
             side.finish().unwrap();
-            side.reset_states().unwrap();
-            if (number / ROUND).is_multiple_of(2) {
+            let round = number / ROUND;
+            config = ROUNDS[round as usize % ROUNDS.len()];
+            let profile = Profile(random.of(&[0, 1 << 32 | 1400 << 16 | 0x907, 1 << 32 | 0x602]));
+            let flows = flows(&corpus, &mut random);
+            side.begin(config, profile, &flows).unwrap();
+            if round.is_multiple_of(2) {
                 side.guard(SERVICE_NONE).unwrap();
             }
             // The clock must not run away from the keys.
             side.set_wall(fixtures::wall(0, Duration::from_secs(1)))
                 .unwrap();
         }
-        let mut frame = corpus[random.below(corpus.len())].clone();
+        if random.chance(1) {
+            let ticks = random.below(20) as u32;
+            side.set_tick(TICK + ticks).unwrap();
+        }
+        // Often what comes next in its fixture: connections are made of frames in sequence.
+        next = if random.chance(60) {
+            (next + 1) % corpus.len()
+        } else {
+            random.below(corpus.len())
+        };
+        let (way, mut frame) = corpus[next].clone();
         if random.chance(3) {
             become_acquaintance(&mut frame);
         }
-        if random.chance(15) {
+        if way == Way::In && random.chance(15) {
             frame = successor(&last, &mut random);
         }
-        for _ in 0..random.below(5) {
+        for _ in 0..random.of(&[0, 0, 0, 1, 1, 2, 3, 4]) {
             mutate(&mut frame, &mut random, &corpus);
         }
         frame.resize(frame.len().clamp(14, LONGEST), 0);
-        let reason = run(&mut side, &frame)
-            .with_context(|| format!("seed {seed}, frame {number}: {frame:02x?}"))
-            .unwrap();
-        *reasons.entry(reason.label()).or_insert(0u32) += 1;
-        if random.chance(10) {
-            let verdicts = others(&mut side, &frame, &mut random)
-                .with_context(|| format!("seed {seed}, behind frame {number}: {frame:02x?}"))
-                .unwrap();
-            for verdict in verdicts.into_iter().flatten() {
-                *reasons.entry(verdict.reason.label()).or_insert(0u32) += 1;
+        let told = || format!("seed {seed}, frame {number}, {way:?}: {frame:02x?}");
+        let mut verdicts = Vec::new();
+        match way {
+            Way::In => {
+                let verdict = run(&mut side, &frame, &config).with_context(told).unwrap();
+                verdicts.push(Some(verdict));
+                if random.chance(10) {
+                    verdicts.extend(
+                        others(&mut side, &frame, &mut random)
+                            .with_context(told)
+                            .unwrap(),
+                    );
+                }
             }
+            Way::Out if is_long_enough(&frame) => {
+                verdicts.push(leave(&mut side, &frame).with_context(told).unwrap());
+            }
+            Way::Out => {}
+        }
+        for verdict in verdicts.into_iter().flatten() {
+            *reasons.entry(verdict.reason.label()).or_insert(0u32) += 1;
         }
         side.settle();
         last = frame;
@@ -354,6 +264,24 @@ fn host_and_kernel_agree_on_any_frame() {
         Reason::NoListener,
         Reason::Unprotected,
         Reason::NotTcp,
+        Reason::SpliceStarted,
+        Reason::SpliceRetried,
+        Reason::SplicePending,
+        Reason::SpliceCompleted,
+        Reason::SpliceRefused,
+        Reason::SpliceShort,
+        Reason::SpliceChallenged,
+        Reason::Translated,
+        Reason::TranslatedOut,
+        Reason::FlowKnown,
+        Reason::FlowLearned,
+        Reason::BadChecksum,
+        Reason::ProfileProbe,
+        Reason::IcmpTranslated,
+        Reason::IcmpTranslatedOut,
+        Reason::SourceVerified,
+        Reason::SynVerified,
+        Reason::Unchecked,
     ] {
         assert!(
             reasons.contains_key(reason.label()),
@@ -363,55 +291,123 @@ fn host_and_kernel_agree_on_any_frame() {
     }
 }
 
+/// The kernel makes no skb of less than an IP header, which stands alone once tags are off.
+fn is_long_enough(frame: &[u8]) -> bool {
+    frame.len() >= layout(frame).0 + 40
+}
+
 /// The TC programs on a frame and on an answer to it; both sides are compared there.
 fn others(
     side: &mut KernelSide,
     frame: &[u8],
     random: &mut Random,
 ) -> Result<[Option<Verdict>; 2]> {
-    // The kernel makes no skb of less than an IP header, which stands alone once tags are off.
-    if frame.len() < layout(frame).0 + 40 {
+    if !is_long_enough(frame) {
         return Ok([None, None]);
     }
     let admitted = side.admit(frame)?;
-    Ok([admitted, side.egress(&reply(frame, random))?.verdict])
-}
-
-/// What a server might send back.
-fn reply(frame: &[u8], random: &mut Random) -> Vec<u8> {
-    let mut reply = frame.to_vec();
-    let (ip, tcp) = layout(frame);
-    let (at, width) = match frame[ip] >> 4 {
-        6 => (ip + 8, 16),
-        _ => (ip + 12, 4),
-    };
-    for (at, width) in [(at, width), (tcp, 2)] {
-        if let Some(both) = frame.get(at..at + 2 * width) {
-            put(&mut reply, at, &both[width..]);
-            put(&mut reply, at + width, &both[..width]);
-        }
-    }
-    if let Some(sequence) = frame.get(tcp + 4..tcp + 8) {
-        let isn = u32::from_be_bytes([sequence[0], sequence[1], sequence[2], sequence[3]]);
-        let acknowledgment = isn.wrapping_add(random.of(&[0, 1, 1, 1, 2]));
-        put(&mut reply, tcp + 8, &acknowledgment.to_be_bytes());
-        put(&mut reply, tcp + 4, &0x5eed_u32.to_be_bytes());
-    }
-    let flags = random.of(&[
-        flags::SYN | flags::ACK,
-        flags::RST | flags::ACK,
-        flags::RST,
-        flags::ACK,
-    ]);
-    put(&mut reply, tcp + 13, &[flags]);
-    reply
+    Ok([admitted, leave(side, &reply(frame, random))?])
 }
 
 /// One frame on both sides, and the answer read.
-fn run(side: &mut KernelSide, frame: &[u8]) -> Result<Reason> {
+fn run(side: &mut KernelSide, frame: &[u8], config: &ServiceConfig) -> Result<Verdict> {
     let outcome = side.both(frame)?;
+    let verdict = outcome.verdict;
     if outcome.action == Action::Answer {
-        check_answer(frame, &outcome.frame, &SERVICE, MTU).context("the answer")?;
+        if verdict.service != SUBJECT {
+            check_answer(frame, &outcome.frame, &SERVICE, MTU)
+        } else if config.admission == ADMISSION_RESET {
+            check_question(frame, &outcome.frame, config, MTU)
+        } else {
+            let v6 = frame
+                .get(layout(frame).0)
+                .is_some_and(|byte| byte >> 4 == 6);
+            let profile = side.state(SUBJECT)?.profile;
+            let promise = Promise::of(config, profile, if v6 { 60 } else { 40 });
+            check_promise(frame, &outcome.frame, &promise, MTU)
+        }
+        .context("the answer")?;
+    } else {
+        stays_sound(frame, &outcome.frame)?;
     }
-    Ok(outcome.verdict.reason)
+    Ok(verdict)
+}
+
+/// One frame that leaves, on both sides.
+fn leave(side: &mut KernelSide, frame: &[u8]) -> Result<Option<Verdict>> {
+    let departure = side.egress(frame)?;
+    // What is dropped may be dropped half-way.
+    if departure
+        .verdict
+        .is_none_or(|verdict| verdict.reason.action() != Action::Drop)
+    {
+        stays_sound(frame, &departure.frame)?;
+    }
+    for copy in &departure.copies {
+        stays_sound(frame, copy).context("the copy")?;
+    }
+    Ok(departure.verdict)
+}
+
+/// Whether a frame is a whole packet with right checksums, by an independent reader.
+fn is_sound(frame: &[u8]) -> bool {
+    match describe(frame) {
+        Ok(read) => read.ip_checksum_ok && read.tcp_checksum_ok,
+        Err(_) => check_icmp(frame).is_ok(),
+    }
+}
+
+/// What was sound before is sound after.
+fn stays_sound(before: &[u8], after: &[u8]) -> Result<()> {
+    ensure!(
+        before == after || !is_sound(before) || is_sound(after),
+        "became unsound: {after:02x?}"
+    );
+    Ok(())
+}
+
+/// Flows of clients that the corpus has frames of, in any state.
+fn flows(corpus: &[(Way, Vec<u8>)], random: &mut Random) -> Vec<(Tuple, FlowEntry)> {
+    let mut flows = Vec::new();
+    for _ in 0..FLOWS {
+        let (way, frame) = &corpus[random.below(corpus.len())];
+        let Ok(read) = describe(frame) else {
+            continue;
+        };
+        let (tuple, ack, next) = match way {
+            Way::In => (tuple(read.source, read.destination), read.seq, read.ack),
+            Way::Out => (tuple(read.destination, read.source), read.ack, read.seq),
+        };
+        let mut link = [0; LINK_HEADER];
+        let link_len = random.of(&[12, 16, 20]);
+        link[..link_len].copy_from_slice(&frame[..link_len]);
+        flows.push((
+            tuple,
+            FlowEntry {
+                delta: random.next() as u32,
+                ts_delta: random.next() as u32,
+                cookie: next.wrapping_sub(random.of(&[0, 1, 1, 2])),
+                client_isn: ack.wrapping_sub(random.of(&[0, 1, 1, 2])),
+                server_next: next.wrapping_add(random.of(&[0, 0, 1, 1 << 24, 1 << 25])),
+                server_ack: ack.wrapping_add(random.of(&[0, 0, 1, 1 << 16, 1 << 25])),
+                client_tsval: random.next() as u32,
+                seen_at: TICK,
+                sent_at: TICK,
+                window: random.next() as u16,
+                mss: random.next() as u16,
+                service: SUBJECT,
+                state: random.of(&[FLOW_PENDING, FLOW_SPLICED, FLOW_SPLICED, FLOW_KNOWN]),
+                closing: random.of(&[0, 0, 0, 1, 2, 3, 4]),
+                options: random.next() as u8 & 0xf,
+                client_scale: random.below(15) as u8,
+                promised_scale: random.below(15) as u8,
+                server_scale: random.below(15) as u8,
+                tries: random.of(&[0, 0, 1]),
+                link_len: link_len as u8,
+                pad: 0,
+                link,
+            },
+        ));
+    }
+    flows
 }

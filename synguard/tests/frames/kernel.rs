@@ -13,19 +13,20 @@ use synguard::dataplane::{
 };
 use synguard_common::{
     abi::{
-        Clock, EpochKey, FlowEntry, HalfOpen, PortEntry, Runtime, ServiceState, ServiceStats, Tuple,
+        Clock, EpochKey, FlowEntry, HalfOpen, PortEntry, Runtime, ServiceConfig, ServiceState,
+        ServiceStats, Tuple,
     },
     admit::RequestAttributes,
+    profile::Profile,
     tables::{Tables as _, Verdict},
     verdict::{Action, Reason},
 };
 use synguard_lab::{
     edge::{Edge, EdgeOptions},
     fixtures::{
-        Departure, HALF_OPEN_ROOM, Lane, OTHER, Outcome, Present, SUBJECT, Side, WEB, action_of,
-        wall,
+        HALF_OPEN_ROOM, Lane, OTHER, Outcome, Present, SUBJECT, Side, WEB, action_of, wall,
     },
-    host::HostTables,
+    host::{Departure, HostTables},
     link::End,
     testrun,
     wire::Wire,
@@ -33,14 +34,14 @@ use synguard_lab::{
 
 use crate::{
     flows::{self, Flows},
-    fuzz::{CALM_PORT, OBSERVED_PORT, PROXIED, RESET},
+    fuzz::{CALM_PORT, OBSERVED_PORT},
     sockets::Sockets,
 };
 
 /// The word in front of a frame that tells `synguard_admit` to look at it.
 const MARK: [u8; 4] = 0x5379_6e47_u32.to_ne_bytes();
-/// Services that frames may be counted for: none, the fixtures' two, and those of the fuzzer.
-const SERVICES: [u16; 6] = [0, SUBJECT, OTHER, 900, PROXIED, RESET];
+/// Services that frames may be counted for: none, the fixtures' two, and the fuzzer's.
+const SERVICES: [u16; 4] = [0, SUBJECT, OTHER, 900];
 /// How long a copy may be on its way.
 const COPY_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -215,6 +216,24 @@ impl KernelSide {
         self.flows.clear()?;
         self.host.reset_states();
         Ok(())
+    }
+
+    /// Begins anew with another configuration of the subject, and with these flows.
+    pub fn begin(
+        &mut self,
+        config: ServiceConfig,
+        profile: Profile,
+        flows: &[(Tuple, FlowEntry)],
+    ) -> Result<()> {
+        self.reset_states()?;
+        let services = &mut self.dataplane.maps.services;
+        services.set(SUBJECT.into(), Layout(config), 0)?;
+        self.host = std::mem::take(&mut self.host).service(SUBJECT, config);
+        self.host.set_profile(SUBJECT, profile);
+        for (tuple, flow) in flows {
+            self.host.enter_flow(*tuple, flow);
+        }
+        self.flows.fill(&self.host, &SERVICES)
     }
 
     /// Turns a service guarded on both sides, as the daemon does.
@@ -403,17 +422,22 @@ impl Side for KernelSide {
     fn egress(&mut self, frame: &[u8]) -> Result<Departure> {
         let run = testrun::run(self.dataplane.classifier(PROGRAM_OUT)?, frame)?;
         let verdict = self.counted()?;
-        let (host, bytes, copies) = self.host.run_egress_whole(frame)?;
-        ensure!(verdict == host, "kernel {verdict:?}, host {host:?}");
+        let host = self.host.run_egress_whole(frame)?;
+        ensure!(
+            verdict == host.verdict,
+            "kernel {verdict:?}, host {:?}",
+            host.verdict
+        );
         let dropped = verdict.is_some_and(|verdict| action_of(&verdict) == Action::Drop);
         let expected = if dropped { TC_ACT_SHOT } else { TC_ACT_UNSPEC };
         ensure!(run.value == expected, "egress says {}", run.value);
         ensure!(
-            run.frame == bytes,
-            "{verdict:?}\nkernel {:02x?}\nhost   {bytes:02x?}",
-            run.frame
+            run.frame == host.frame,
+            "{verdict:?}\nkernel {:02x?}\nhost   {:02x?}",
+            run.frame,
+            host.frame
         );
-        for copy in &copies {
+        for copy in &host.copies {
             let received = self.loopback.receive(COPY_TIMEOUT)?;
             ensure!(
                 received.as_ref() == Some(copy),
@@ -421,11 +445,7 @@ impl Side for KernelSide {
             );
         }
         self.sent = true;
-        Ok(Departure {
-            verdict,
-            frame: run.frame,
-            copies,
-        })
+        Ok(host)
     }
 
     fn assigned(&mut self) -> Vec<RequestAttributes> {

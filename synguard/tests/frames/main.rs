@@ -7,11 +7,12 @@
 mod flows;
 mod fuzz;
 mod kernel;
+mod mutate;
 mod sockets;
 
 use synguard_common::verdict::{Action, Reason};
 use synguard_lab::{
-    fixtures::{self, HostSide, Lane, Setup, Side as _},
+    fixtures::{self, HostSide, Lane, Setup, Side as _, Way},
     frame::{Extension, Frame, flags},
     skip_unless_root,
 };
@@ -27,7 +28,7 @@ fn every_fixture_in_the_kernel() {
     let mut side = KernelSide::new().unwrap();
     let mut wrong = Vec::new();
     for fixture in &fixtures {
-        if let Err(error) = fixture.run(&mut side, |_| ()) {
+        if let Err(error) = fixture.run(&mut side, |_, _| ()) {
             wrong.push(format!("{}: {error:#}", fixture.name));
         }
     }
@@ -119,13 +120,13 @@ fn the_kernel_strips_any_number_of_priority_tags() {
     }
 }
 
-/// The catalogue's frames, in the order in which they arrive on the host.
-fn corpus() -> Vec<Vec<u8>> {
+/// The catalogue's frames, in the order in which they arrive and leave on the host.
+fn corpus() -> Vec<(Way, Vec<u8>)> {
     let mut frames = Vec::new();
     for fixture in fixtures::all() {
         // Whether it goes well is another test's business.
-        let _ = fixture.run(&mut HostSide::default(), |frame| {
-            frames.push(frame.to_vec())
+        let _ = fixture.run(&mut HostSide::default(), |way, frame| {
+            frames.push((way, frame.to_vec()));
         });
     }
     frames
