@@ -6,6 +6,7 @@ mod client;
 mod command;
 mod connections;
 mod daemon;
+mod differential;
 mod establishment;
 mod floods;
 mod guard;
