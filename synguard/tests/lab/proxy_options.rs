@@ -219,3 +219,41 @@ fn a_server_falls_short_of_what_was_promised() {
         }
     }
 }
+
+/// The server's window scale changes after it was learned: its windows are said in the promised one.
+#[test]
+fn windows_are_scaled_as_promised() {
+    // Bounds and default of receive buffers: scales of 2 or so, and of 10.
+    const SMALL: &str = "4096 131072 262144";
+    const LARGE: &str = "4096 131072 33554432";
+    let what = "windows_are_scaled_as_promised";
+    for place in [Place::Behind(Shape::Routed), Place::OnEdge] {
+        if !place.is_possible(what) {
+            continue;
+        }
+        let site = Site::plain(place);
+        let _server = site.serve();
+        for (before, after) in [(SMALL, LARGE), (LARGE, SMALL)] {
+            let buffers = |sizes| {
+                site.server()
+                    .set_sysctl("net.ipv4.tcp_rmem", sizes)
+                    .unwrap()
+            };
+            buffers(before);
+            let guard = site.guard_knowingly();
+            buffers(after);
+            for target in site.both(HTTP) {
+                let stream = site.connect(target);
+                let client = client::tcp_info(&stream).unwrap();
+                let server = client::server_info(&stream).unwrap();
+                assert_ne!(
+                    client.send_scale, server.receive_scale,
+                    "{place:?}: {client:?}, {server:?}"
+                );
+                exchange(&stream, 5_000_000);
+            }
+            let service = guard.service();
+            assert_eq!(packets(&service, Reason::SpliceCompleted), 2, "{service:?}");
+        }
+    }
+}

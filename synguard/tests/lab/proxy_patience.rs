@@ -23,6 +23,9 @@ use crate::{
 
 const SECOND: Duration = Duration::from_secs(1);
 
+/// One of the things that take their time.
+type Test = fn(Site);
+
 #[test]
 fn what_takes_its_time() {
     let what = "what_takes_its_time";
@@ -30,8 +33,9 @@ fn what_takes_its_time() {
         return;
     }
     thread::scope(|scope| {
-        let tests: [(&str, fn(Site)); 4] = [
+        let tests: [(&str, Test); 5] = [
             ("a_server_that_never_answers", a_server_that_never_answers),
+            ("a_server_that_is_nowhere", a_server_that_is_nowhere),
             ("idle_connections", idle_connections),
             ("older_connections", older_connections),
             ("calm_again", calm_again),
@@ -82,6 +86,40 @@ fn a_server_that_never_answers(site: Site) {
     for target in site.both(HTTP) {
         exchange(&site.connect(target), 10_000);
     }
+}
+
+/// Nobody has the address: the edge itself finds that out, and says so in ICMP errors, which do not end a
+/// connection that the client believes to be established (RFC 5461). The end comes as with silence.
+fn a_server_that_is_nowhere(site: Site) {
+    let nobody = [false, true].map(|v6| {
+        let server = site.dial(v6, HTTP).ip();
+        // The last byte of the server's address is 2.
+        let nobody = server.to_string().strip_suffix('2').unwrap().to_owned() + "99";
+        SocketAddr::new(nobody.parse().unwrap(), HTTP)
+    });
+    // Nothing is ever learned of its options, and no SYN goes to ask.
+    let service = format!(
+        "[[service]]\nname = \"nobody\"\naddresses = [\"{}\", \"{}\"]\nmode = \"always\"\n\
+         admission = \"proxy\"\nserver = {{ timestamps = true, sack = true, window_scale = 7 }}\n",
+        nobody[0].ip(),
+        nobody[1].ip()
+    );
+    let guard = site.guard_by("proxy", "", &service, &[]);
+    let begin = Instant::now();
+    thread::scope(|scope| {
+        for target in nobody {
+            let site = &site;
+            scope.spawn(move || {
+                let mut stream = site.connect(target);
+                stream.set_read_timeout(Some(60 * SECOND)).unwrap();
+                let error = stream.read(&mut [0]).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{target}");
+                let took = begin.elapsed();
+                assert!(took < 36 * SECOND, "{target}: {took:?}");
+            });
+        }
+    });
+    assert_eq!(guard.status().flows.refused_total, 2);
 }
 
 /// Idle for longer than any other deadline of a flow, and for less and more than the one that is

@@ -3,16 +3,18 @@
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
-    net::TcpListener,
+    net::{Shutdown, TcpListener},
     thread,
     time::{Duration, Instant},
 };
 
 use etherparse::{Icmpv4Type, Icmpv6Type, PacketBuilder, icmpv4::DestUnreachableHeader};
+use socket2::SockRef;
 use synguard_common::verdict::Reason;
 use synguard_lab::{
-    client,
+    client::{self, ConnectOptions},
     frame::flags,
+    link::Vlan,
     process,
     topology::{ForwardingOptions, Shape},
 };
@@ -136,24 +138,110 @@ fn a_server_that_answers_late() {
     });
 }
 
+/// Clients that do not wait for a late server: one that resets, and comes again by the same tuple, and one
+/// that has ended its side before there is another.
+#[test]
+fn clients_that_give_up_on_a_late_server() {
+    everywhere_at_once("clients_that_give_up_on_a_late_server", |place, site| {
+        let _server = site.serve();
+        let guard = site.guard_knowingly();
+        for v6 in [false, true] {
+            let what = format!("{place:?}, IPv6 {v6}");
+            let bound = site.bound(v6, SPARE);
+            let listener = site.server().run(|| Ok(TcpListener::bind(bound)?)).unwrap();
+            listener.set_nonblocking(true).unwrap();
+
+            let rules = Rules::lose(site.server(), Hook::Input, SYN);
+            let stream = site.connect(site.dial(v6, SPARE));
+            let port = stream.local_addr().unwrap();
+            eventually(&what, || (rules.lost() == 1).then_some(()));
+            SockRef::from(&stream)
+                .set_linger(Some(Duration::ZERO))
+                .unwrap();
+            drop(stream);
+            // Nobody asks the server again.
+            thread::sleep(2 * SECOND);
+            assert_eq!(rules.lost(), 1, "{what}");
+            assert!(listener.accept().is_err(), "{what}");
+
+            let options = ConnectOptions {
+                source: Some(port),
+                ..ConnectOptions::default()
+            };
+            let mut stream = site.connect_with(site.dial(v6, SPARE), options);
+            stream.write_all(b"last words").unwrap();
+            stream.shutdown(Shutdown::Write).unwrap();
+            drop(rules);
+            let (mut server, peer) = eventually(&what, || listener.accept().ok());
+            assert_eq!(peer, port, "{what}");
+            server.set_nonblocking(false).unwrap();
+            server.set_read_timeout(Some(PATIENCE)).unwrap();
+            let mut text = String::new();
+            server.read_to_string(&mut text).unwrap();
+            assert_eq!(text, "last words", "{what}");
+            server.write_all(b"heard").unwrap();
+            drop(server);
+            text.clear();
+            stream.read_to_string(&mut text).unwrap();
+            assert_eq!(text, "heard", "{what}");
+        }
+        let service = guard.service();
+        assert_eq!(
+            packets(&service, Reason::SpliceStarted),
+            4,
+            "{place:?}: {service:?}"
+        );
+    });
+}
+
+/// The first SYN, SYN-ACK and ACK behind the edge get lost, each in its turn.
+fn lose_each(what: &str, site: &Site, xdp: &str) {
+    let _server = site.serve();
+    let _guard = site.guard_in(xdp);
+    for (hook, lost) in [
+        (Hook::Input, SYN),
+        (Hook::Output, SYN_ACK),
+        (Hook::Input, ACK),
+    ] {
+        for v6 in [false, true] {
+            let what = format!("{what}, IPv6 {v6}, first {lost:?}");
+            let rules = Rules::lose_first(site.server(), hook, lost);
+            let begin = Instant::now();
+            talk_once(site, v6, &what);
+            let took = begin.elapsed();
+            assert_eq!(rules.lost(), 1, "{what}");
+            assert!(took < 2 * SECOND, "{what}: {took:?}");
+        }
+    }
+}
+
 #[test]
 fn the_inner_handshake_loses_a_packet() {
     everywhere_at_once("the_inner_handshake_loses_a_packet", |place, site| {
-        let _server = site.serve();
-        let _guard = site.guard_knowingly();
-        for (hook, lost) in [
-            (Hook::Input, SYN),
-            (Hook::Output, SYN_ACK),
-            (Hook::Input, ACK),
-        ] {
-            for v6 in [false, true] {
-                let what = format!("{place:?}, IPv6 {v6}, first {lost:?}");
-                let rules = Rules::lose_first(site.server(), hook, lost);
-                let begin = Instant::now();
-                talk_once(site, v6, &what);
-                let took = begin.elapsed();
-                assert_eq!(rules.lost(), 1, "{what}");
-                assert!(took < 2 * SECOND, "{what}: {took:?}");
+        lose_each(&format!("{place:?}"), site, "native");
+    });
+}
+
+/// What is sent again is made by the daemon: with the tags of the wire, and in the XDP mode there is.
+#[test]
+fn the_inner_handshake_loses_a_packet_of_another_form() {
+    let what = "the_inner_handshake_loses_a_packet_of_another_form";
+    let tags = || vec![Vlan::service(100), Vlan::customer(200)];
+    thread::scope(|scope| {
+        for shape in [Shape::Routed, Shape::Bridged] {
+            for (xdp, vlans) in [("generic", vec![]), ("native", tags())] {
+                let place = Place::Behind(shape);
+                if !place.is_possible(what) {
+                    continue;
+                }
+                scope.spawn(move || {
+                    let what = format!("{shape}, {xdp}, {vlans:?}");
+                    let options = ForwardingOptions {
+                        vlans,
+                        ..ForwardingOptions::default()
+                    };
+                    lose_each(&what, &Site::new(place, options), xdp);
+                });
             }
         }
     });

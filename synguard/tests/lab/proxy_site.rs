@@ -3,6 +3,7 @@
 
 use std::{
     net::{SocketAddr, TcpStream},
+    sync::Mutex,
     time::Duration,
 };
 
@@ -173,17 +174,21 @@ impl Site {
             "[daemon]\n{daemon}\n[[service]]\nname = \"web\"\naddresses = [\"{v4}\", \"{v6}\"]\n\
              admission = \"{admission}\"\n{service}\n"
         );
+        // The kernel verifies the programs for a second or so. Several daemons that start at once would
+        // each take as long as all of them.
+        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+        let _held = ONE_AT_A_TIME.lock();
         Guard::at(self.guarded(), &config, arguments)
-    }
-
-    /// Guards it as a proxy, calm at first.
-    pub fn guard(&self) -> Guard {
-        self.guard_by("proxy", "", "", &[])
     }
 
     /// Guards it as a proxy that has seen what the server offers, in both families.
     pub fn guard_knowingly(&self) -> Guard {
-        let guard = self.guard();
+        self.guard_in("native")
+    }
+
+    /// The same with XDP in a mode.
+    pub fn guard_in(&self, xdp: &str) -> Guard {
+        let guard = self.guard_by("proxy", "", "", &["--xdp-mode", xdp]);
         self.teach(&guard);
         guard
     }

@@ -31,13 +31,13 @@ const CONVERSATIONS: [(&str, Conversation); 7] = [
     ("either side stops reading for a while", either_side_stops),
 ];
 
-fn converse(place: Place) {
+fn converse(place: Place, xdp: &str) {
     if !place.is_possible(&format!("conversations, {place:?}")) {
         return;
     }
     let site = Site::plain(place);
     let _server = site.serve();
-    let guard = site.guard_knowingly();
+    let guard = site.guard_in(xdp);
     for (name, conversation) in CONVERSATIONS {
         for v6 in [false, true] {
             let begin = Instant::now();
@@ -53,22 +53,27 @@ fn converse(place: Place) {
 
 #[test]
 fn behind_a_router() {
-    converse(Place::Behind(Shape::Routed));
+    converse(Place::Behind(Shape::Routed), "native");
 }
 
 #[test]
 fn behind_a_bridge() {
-    converse(Place::Behind(Shape::Bridged));
+    converse(Place::Behind(Shape::Bridged), "native");
 }
 
 #[test]
 fn behind_address_translation() {
-    converse(Place::Behind(Shape::Dnat));
+    converse(Place::Behind(Shape::Dnat), "native");
+}
+
+#[test]
+fn in_generic_mode() {
+    converse(Place::Behind(Shape::Routed), "generic");
 }
 
 #[test]
 fn on_the_edge() {
-    converse(Place::OnEdge);
+    converse(Place::OnEdge, "native");
 }
 
 /// Both ends of a connection to a server of the test's own.

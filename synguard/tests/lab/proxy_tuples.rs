@@ -306,8 +306,7 @@ fn clients_notice_neither_switch() {
     let site = Site::plain(place);
     let _server = site.serve();
     let before = site.both(HTTP).map(|target| site.connect(target));
-    let guard = site.guard();
-    site.teach(&guard);
+    let guard = site.guard_knowingly();
     let during = site.both(HTTP).map(|target| site.connect(target));
     let load = LoadOptions {
         limit: PATIENCE,
