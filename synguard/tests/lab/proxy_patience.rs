@@ -11,14 +11,16 @@ use std::{
 use synguard_common::verdict::Reason;
 use synguard_lab::{
     frame::flags,
+    load::{LoadClient, LoadOptions, Pattern},
     topology::{ForwardingOptions, Shape},
 };
 
 use crate::{
     client::{ECHO, HTTP, echo, exchange},
-    guard::{eventually, packets, within},
+    guard::{PATIENCE, eventually, packets, within},
     proxy_rules::{Hook, Rules, SYN, sockets},
     proxy_site::{Place, Site},
+    proxy_tuples::stalled,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -38,7 +40,10 @@ fn what_takes_its_time() {
             ("a_server_that_is_nowhere", a_server_that_is_nowhere),
             ("idle_connections", idle_connections),
             ("older_connections", older_connections),
-            ("calm_again", calm_again),
+            (
+                "clients_notice_neither_switch",
+                clients_notice_neither_switch,
+            ),
         ];
         for (name, test) in tests {
             scope.spawn(move || {
@@ -204,13 +209,19 @@ fn older_connections(site: Site) {
     );
 }
 
-/// Connections that began under guard go on when the service is calm, and when it is guarded again.
-fn calm_again(site: Site) {
+/// A service becomes calm and guarded again under steady traffic: no client fails over it, and neither
+/// does a connection that began before, whenever that was.
+fn clients_notice_neither_switch(site: Site) {
     let _server = site.serve();
     let before = site.both(HTTP).map(|target| site.connect(target));
     let guard = site.guard_knowingly();
     let during = site.both(HTTP).map(|target| site.connect(target));
-    during.iter().for_each(|stream| exchange(stream, 100_000));
+    let load = LoadOptions {
+        limit: PATIENCE,
+        ..LoadOptions::new(site.dial(false, HTTP), Pattern::Open(300))
+    };
+    let load = LoadClient::start(site.client(), load).unwrap();
+    thread::sleep(SECOND);
     guard.set_mode("adaptive");
     within(40 * SECOND, "calm again", || {
         (guard.service().state == "calm").then_some(())
@@ -218,6 +229,14 @@ fn calm_again(site: Site) {
     let after = site.both(HTTP).map(|target| site.connect(target));
     let all = || before.iter().chain(&during).chain(&after);
     all().for_each(|stream| exchange(stream, 100_000));
+    thread::sleep(SECOND);
     guard.set_mode("always");
+    thread::sleep(SECOND);
+    let report = load.stop().unwrap();
+    println!("{report:?}, over 100 ms: {}", stalled(&report));
+    assert!(report.ok > 1000 && report.failed() == 0, "{report:?}");
+    assert!(stalled(&report) <= report.ok / 100, "{report:?}");
+    all().for_each(|stream| exchange(stream, 100_000));
+    guard.set_mode("observe");
     all().for_each(|stream| exchange(stream, 100_000));
 }

@@ -20,8 +20,8 @@ use synguard_lab::{
 };
 
 use crate::{
-    client::{ECHO, HTTP, echo, exchange},
-    guard::{PATIENCE, eventually, packets, within},
+    client::{ECHO, HTTP, echo},
+    guard::{PATIENCE, eventually, packets},
     proxy_site::{Place, Site},
 };
 
@@ -158,7 +158,7 @@ fn a_client_that_vanished_comes_again() {
 /// made, changed or removed.
 #[test]
 fn frames_of_others_change_nothing() {
-    const FRAMES: u32 = 4000;
+    const FRAMES: u32 = 2000;
     let what = "frames_of_others_change_nothing";
     for place in Place::ALL {
         if !place.is_possible(what) {
@@ -236,7 +236,7 @@ fn frames_of_others_change_nothing() {
 }
 
 /// Connections that took longer than 100 ms: a lost segment costs twice that.
-fn stalled(report: &Report) -> u64 {
+pub fn stalled(report: &Report) -> u64 {
     report.latency.len() - report.latency.count_between(0, 100_000)
 }
 
@@ -253,7 +253,7 @@ fn load(site: &Site, target: SocketAddr, connections: u64) -> Report {
 
 #[test]
 fn short_connections() {
-    const CONNECTIONS: u64 = 10_000;
+    const CONNECTIONS: u64 = 4000;
     // A hiccup or two of a busy machine hold up all sixteen.
     const HICCUPS: u64 = 64;
     let what = "short_connections";
@@ -291,46 +291,5 @@ fn short_connections() {
         });
         assert_eq!(guard.status().flows.evicted_total, 0);
         assert_eq!(guard.service().half_open, 0);
-    }
-}
-
-/// A service becomes guarded and calm again under steady traffic: no client fails over it, and neither
-/// does a connection that began before.
-#[test]
-fn clients_notice_neither_switch() {
-    let what = "clients_notice_neither_switch";
-    let place = Place::Behind(Shape::Routed);
-    if !place.is_possible(what) {
-        return;
-    }
-    let site = Site::plain(place);
-    let _server = site.serve();
-    let before = site.both(HTTP).map(|target| site.connect(target));
-    let guard = site.guard_knowingly();
-    let during = site.both(HTTP).map(|target| site.connect(target));
-    let load = LoadOptions {
-        limit: PATIENCE,
-        ..LoadOptions::new(site.both(HTTP)[0], Pattern::Open(500))
-    };
-    let load = LoadClient::start(site.client(), load).unwrap();
-    std::thread::sleep(Duration::from_secs(1));
-    guard.set_mode("adaptive");
-    within(4 * PATIENCE, "calm again", || {
-        (guard.service().state == "calm").then_some(())
-    });
-    let after = site.both(HTTP).map(|target| site.connect(target));
-    std::thread::sleep(Duration::from_secs(1));
-    guard.set_mode("always");
-    std::thread::sleep(Duration::from_secs(1));
-    let report = load.stop().unwrap();
-    println!("{report:?}, over 100 ms: {}", stalled(&report));
-    assert!(report.ok > 1000 && report.failed() == 0, "{report:?}");
-    assert!(stalled(&report) <= report.ok / 100, "{report:?}");
-    for stream in before.iter().chain(&during).chain(&after) {
-        exchange(stream, 100_000);
-    }
-    guard.set_mode("observe");
-    for stream in before.iter().chain(&during).chain(&after) {
-        exchange(stream, 100_000);
     }
 }
