@@ -246,9 +246,8 @@ pub struct Runtime {
     /// 1 while any service has admission `proxy`, or flows of one are left: else `FLOWS` is not
     /// looked at for packets that leave. Written by the daemon.
     pub forwards: u32,
-    /// 1 where XDP runs in generic mode, in which a re-injected packet comes by it again. Written
-    /// by the daemon.
-    pub generic: u32,
+    /// Buckets of `FLOWS` less one; their number is a power of two. Written by the daemon.
+    pub flow_mask: u32,
     /// [`Clock::tick`] before which unknown segments of a proxied service pass: connections older
     /// than the daemon are learned meanwhile. Written by the daemon.
     pub settled_at: u32,
@@ -298,7 +297,7 @@ pub const CLOSING_RESET: u8 = 1 << 2;
 /// follows.
 pub const LINK_HEADER: usize = 20;
 
-/// Value of the LRU hash `FLOWS`: a connection of a proxied service. Written by `synguard_in` and
+/// A connection of a proxied service, in [`FlowBucket`]. Written by `synguard_in` and
 /// `synguard_out`, removed by `synguard_sweep`. The programs see it as a
 /// [`crate::tables::LiveFlow`].
 ///
@@ -355,13 +354,39 @@ pub struct FlowEntry {
     pub link: [u8; LINK_HEADER],
 }
 
+/// Ways of a [`FlowBucket`], a power of two.
+pub const FLOW_WAYS: usize = 8;
+
+/// A flow and its key.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowSlot {
+    /// The connection.
+    pub tuple: Tuple,
+    /// Its state.
+    pub flow: FlowEntry,
+}
+
+/// Value of the array `FLOWS`, see [`crate::flowtable`]. The programs see it as a
+/// [`crate::tables::LiveBucket`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowBucket {
+    /// For each way part of its key's hash, or [`crate::flowtable::FREE`].
+    pub tags: [u32; FLOW_WAYS],
+    /// The ways.
+    pub slots: [FlowSlot; FLOW_WAYS],
+}
+
 /// What the daemon is asked to do for a flow. Value of the queue `ERRANDS`, filled by
 /// `synguard_sweep`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Errand {
-    /// The flow.
+    /// The connection.
     pub tuple: Tuple,
+    /// Its flow, as it was.
+    pub flow: FlowEntry,
     /// `ERRAND_*`.
     pub what: u32,
     /// Zero.
@@ -394,9 +419,10 @@ pub struct Sweep {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FlowCounts {
-    /// Flows entered under a tuple that had none. Less those removed and those there are, this is
-    /// how many the table evicted.
+    /// Flows entered under a tuple that had none.
     pub created: u64,
+    /// Flows that made room for another.
+    pub evicted: u64,
     /// Sources entered in `VERIFIED` that were not in it.
     pub verified: u64,
 }
@@ -485,7 +511,7 @@ pub mod map {
     pub const HALF_OPEN: &str = "HALF_OPEN";
     /// Array: bucket → [`super::AdmissionBucket`].
     pub const ADMISSIONS: &str = "ADMISSIONS";
-    /// LRU hash: [`super::Tuple`] → [`super::FlowEntry`].
+    /// Array: bucket → [`super::FlowBucket`].
     pub const FLOWS: &str = "FLOWS";
     /// Per-CPU array of one: [`super::FlowCounts`].
     pub const FLOW_COUNTS: &str = "FLOW_COUNTS";
@@ -521,15 +547,17 @@ layout! {
     Clock = 24: wall_offset 0, tick 8, jiffy_ns 12, jiffy_offset 16;
     Moment = 16: jiffies 0, monotonic 8;
     Runtime = 48: abi_version 0, no_metadata 4, has_prefixes 8, zero 12, seed 16, forwards 24,
-        generic 28, settled_at 32, verified_ticks 36, flow_idle_ticks 40, generation 44;
+        flow_mask 28, settled_at 32, verified_ticks 36, flow_idle_ticks 40, generation 44;
     Found = 32: address 0, entry 16, generation 24, protected 28;
     FlowEntry = 72: delta 0, ts_delta 4, cookie 8, client_isn 12, server_next 16, server_ack 20,
         client_tsval 24, seen_at 28, sent_at 32, window 36, mss 38, service 40, state 42,
         closing 43, options 44, client_scale 45, promised_scale 46, server_scale 47, tries 48,
         link_len 49, pad 50, link 52;
-    Errand = 48: tuple 0, what 40, pad 44;
+    FlowSlot = 112: tuple 0, flow 40;
+    FlowBucket = 928: tags 0, slots 32;
+    Errand = 120: tuple 0, flow 40, what 112, pad 116;
     Sweep = 56: by_state 0, closing 32, removed 40, errands_lost 48;
-    FlowCounts = 16: created 0, verified 8;
+    FlowCounts = 24: created 0, evicted 8, verified 16;
     VerifiedSource = 8: since 0, pad 4;
     Tuple = 40: client 0, server 16, client_port 32, server_port 34, pad 36;
     HalfOpen = 24: since 0, client_isn 8, server_isn 12, service 16, confirmed 20;

@@ -81,7 +81,7 @@ impl<P: Packet, T: Admission> Visitor<P, T> for Judge {
     }
 
     #[inline(always)]
-    fn other(self, _packet: P, _tables: &T, _verdict: Verdict) -> Option<Verdict> {
+    fn other(self, _verdict: Verdict) -> Option<Verdict> {
         None
     }
 }

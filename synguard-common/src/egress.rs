@@ -17,7 +17,7 @@ use crate::{
         TICKS_PER_SECOND, Tuple,
     },
     flow::{Flow, Net, V4, V6},
-    icmp,
+    flowtable, icmp,
     ingress::service_of,
     options::{self, Options},
     packet::{Leaving, PacketMut, View, ViewMut},
@@ -106,8 +106,8 @@ fn segment<N: Net, P: Leaving, T: Tables>(
     };
     let tuple = flow.tuple();
     if tables.forwards() {
-        if let Some(live) = tables.flow(&tuple) {
-            if let Some(reason) = follow(packet, tables, &live, &header, at) {
+        if let Some(live) = flowtable::find(tables, &tuple) {
+            if let Some(reason) = follow(packet, tables, live, &header, at) {
                 return Some(Verdict {
                     service: live.service.get(),
                     reason,
@@ -116,19 +116,17 @@ fn segment<N: Net, P: Leaving, T: Tables>(
                 });
             }
         } else if let Some(service) = talks(tables, &flow, &header)
-            && let Some(live) = tables.flow_scratch()
+            && let Some(live) = flowtable::enter(tables, &tuple)
         {
-            splice::know(&live, service, tables.tick());
             live.server_ack.set(header.acknowledgment);
             live.server_next.set(header.sequence);
-            if tables.flow_insert(&tuple, true) {
-                return Some(Verdict {
-                    service,
-                    reason: Reason::FlowLearned,
-                    observe: false,
-                    syn: false,
-                });
-            }
+            splice::know(live, service, tables.tick());
+            return Some(Verdict {
+                service,
+                reason: Reason::FlowLearned,
+                observe: false,
+                syn: false,
+            });
         }
     }
     half_open::<N, P, T>(packet, tables, &tuple, &header, at)
@@ -262,10 +260,10 @@ fn follow<P: Leaving, T: Tables>(
             return Some(complete(packet, *tables, live, at));
         }
         // The server has begun another connection with the same tuple, without us.
-        splice::know(live, live.service.get(), tick);
-        live.tries.set(1);
         live.server_ack.set(header.acknowledgment);
         live.server_next.set(header.sequence);
+        splice::know(live, live.service.get(), tick);
+        live.tries.set(1);
         return None;
     }
     if live.seen_at.get() != tick {
@@ -283,6 +281,9 @@ fn follow<P: Leaving, T: Tables>(
             };
         if now != closing {
             live.closing.set(now);
+        }
+        if live.state.get() == FLOW_KNOWN && live.tries.get() != 0 {
+            live.tries.set(0);
         }
         live.server_ack.set(header.acknowledgment);
         live.server_next

@@ -9,6 +9,7 @@
 use crate::{
     abi::Tuple,
     flow::{Flow, V4, V6},
+    flowtable,
     packet::{PacketMut, View, ViewMut},
     splice,
     tables::Tables,
@@ -41,14 +42,15 @@ pub fn outward<P: PacketMut, T: Tables>(mut packet: P, tables: T) -> bool {
     translate(&mut packet, &tables, false).is_some()
 }
 
-/// A quoted connection: its key, where the ICMP header starts, and where the TCP header does.
-type Quotation = (Tuple, usize, usize);
+/// A quoted connection: its key, where the ICMP header starts, where the TCP header does, and where the
+/// packet ends.
+type Quotation = (Tuple, usize, usize, usize);
 
 #[inline(always)]
 fn translate<P: PacketMut, T: Tables>(packet: &mut P, tables: &T, inward: bool) -> Option<()> {
-    let (tuple, icmp_at, tcp_at) = find(packet, tables, inward)?;
-    let live = tables.flow(&tuple)?;
-    if !splice::is_spliced(&live) {
+    let (tuple, icmp_at, tcp_at, end) = find(packet, tables, inward)?;
+    let live = flowtable::find(tables, &tuple)?;
+    if !splice::is_spliced(live) {
         return None;
     }
     let delta = live.delta.get();
@@ -57,6 +59,10 @@ fn translate<P: PacketMut, T: Tables>(packet: &mut P, tables: &T, inward: bool) 
     } else {
         (tcp::field::ACKNOWLEDGMENT, delta)
     };
+    // What is behind the packet is not covered by its checksum.
+    if tcp_at + field + 4 > end {
+        return None;
+    }
     let old = packet.view(tcp_at + field, 4)?.u32(0);
     let new = old.wrapping_add(by);
     packet.view_mut(tcp_at + field, 4)?.set_u32(0, new);
@@ -124,7 +130,7 @@ fn find_v4<P: PacketMut>(packet: &P, at: usize, inward: bool) -> Option<Quotatio
             server_port: destination,
         }
     };
-    Some((flow.tuple(), icmp_at, tcp_at))
+    Some((flow.tuple(), icmp_at, tcp_at, at + ip.total_len as usize))
 }
 
 #[inline(always)]
@@ -166,7 +172,8 @@ fn find_v6<P: PacketMut>(packet: &P, at: usize, inward: bool) -> Option<Quotatio
             server_port: destination,
         }
     };
-    Some((flow.tuple(), icmp_at, tcp_at))
+    let end = icmp_at + ip.payload_len as usize;
+    Some((flow.tuple(), icmp_at, tcp_at, end))
 }
 
 #[inline(always)]

@@ -27,6 +27,13 @@ use crate::{
 pub fn ingress<P: Arriving, T: Tables>(packet: P, tables: &T) -> Verdict {
     let mut packet = packet;
     match locate(&mut packet, tables, Judge) {
+        Some(verdict)
+            if verdict.reason as u32 == Reason::NotTcp as u32
+                && tables.forwards()
+                && icmp::inward(&mut packet, *tables) =>
+        {
+            Verdict::none(Reason::IcmpTranslated)
+        }
         Some(verdict) => verdict,
         None => splice::parked(packet, tables),
     }
@@ -50,13 +57,7 @@ impl<P: Arriving, T: Tables> Visitor<P, T> for Judge {
     }
 
     #[inline(always)]
-    fn other(self, packet: P, tables: &T, verdict: Verdict) -> Option<Verdict> {
-        if verdict.reason as u32 == Reason::NotTcp as u32
-            && tables.forwards()
-            && icmp::inward(packet, *tables)
-        {
-            return Some(Verdict::none(Reason::IcmpTranslated));
-        }
+    fn other(self, verdict: Verdict) -> Option<Verdict> {
         Some(verdict)
     }
 }
@@ -109,7 +110,7 @@ pub trait Visitor<P, T> {
         segment: &Segment,
     ) -> Self::Output;
     /// Anything else, with the verdict on it.
-    fn other(self, packet: P, tables: &T, verdict: Verdict) -> Self::Output;
+    fn other(self, verdict: Verdict) -> Self::Output;
 }
 
 /// Finds the service of a frame and its TCP header, or the verdict where there is none to find.
@@ -120,20 +121,20 @@ pub fn locate<P: Packet, T: Tables, V: Visitor<P, T>>(
     visitor: V,
 ) -> V::Output {
     let Some((ethertype, at)) = ethernet::payload(&packet) else {
-        return visitor.other(packet, tables, Verdict::none(Reason::NotTcp));
+        return visitor.other(Verdict::none(Reason::NotTcp));
     };
     let at = at + tables.zero();
     if at > ethernet::MAX_HEADER {
-        return visitor.other(packet, tables, Verdict::none(Reason::NotTcp));
+        return visitor.other(Verdict::none(Reason::NotTcp));
     }
     if ethertype == ethernet::IPV4 {
         visit_v4(packet, *tables, at, visitor)
     } else if ethertype == ethernet::IPV6 {
         visit_v6(packet, *tables, at, visitor)
     } else if ethernet::is_tag(ethertype) {
-        visitor.other(packet, tables, hidden(tables, Reason::TooManyTags))
+        visitor.other(hidden(tables, Reason::TooManyTags))
     } else {
-        visitor.other(packet, tables, Verdict::none(Reason::NotTcp))
+        visitor.other(Verdict::none(Reason::NotTcp))
     }
 }
 
@@ -149,7 +150,7 @@ fn visit_v4<P: Packet, T: Tables, V: Visitor<P, T>>(
 ) -> V::Output {
     match locate_v4(&packet, &tables, at) {
         Ok((flow, segment)) => visitor.segment(packet, &tables, &flow, &segment),
-        Err(verdict) => visitor.other(packet, &tables, verdict),
+        Err(verdict) => visitor.other(verdict),
     }
 }
 
@@ -162,7 +163,7 @@ fn visit_v6<P: Packet, T: Tables, V: Visitor<P, T>>(
 ) -> V::Output {
     match locate_v6(&packet, &tables, at) {
         Ok((flow, segment)) => visitor.segment(packet, &tables, &flow, &segment),
-        Err(verdict) => visitor.other(packet, &tables, verdict),
+        Err(verdict) => visitor.other(verdict),
     }
 }
 

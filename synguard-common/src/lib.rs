@@ -16,6 +16,7 @@ pub mod cookie;
 pub mod egress;
 pub mod expiry;
 pub mod flow;
+pub mod flowtable;
 pub mod halfopen;
 pub mod handshake;
 pub mod icmp;

@@ -141,12 +141,13 @@ pub fn timestamps<P: Packet + ?Sized>(packet: &P, at: usize, len: usize) -> Opti
     if len == 0 {
         return options;
     }
-    let word = |i: usize| packet.view(at + i * 4, 4).map(|view| view.u32(0));
+    // One view, not an option for each word: of those that are none LLVM spills what was never
+    // there, "R4 !read_ok".
     if len >= 12
-        && word(0) == Some(NOP_NOP_TIMESTAMPS)
-        && let (Some(val), Some(ecr)) = (word(1), word(2))
+        && let Some(view) = packet.view(at, 12)
+        && view.u32(0) == NOP_NOP_TIMESTAMPS
     {
-        options.set_timestamps(val, ecr);
+        options.set_timestamps(view.u32(4), view.u32(8));
         return options;
     }
     packet.scan(at, len)

@@ -52,7 +52,7 @@ impl Profile {
         self.0 as u32 & 0xff
     }
 
-    /// Window scale that was first seen; 0 where none was. Servers that differ have their windows scaled
+    /// Window scale that was first seen, at most [`MAX_LEARNED_SCALE`]; 0 where none was. Servers that differ have their windows scaled
     /// again.
     #[inline(always)]
     pub const fn window_scale(self) -> u8 {
@@ -74,7 +74,7 @@ impl Profile {
         let offers = self.offers() | new;
         // The first one stays: cookies are out that promise it.
         let scale = if self.offers() & OFFER_WINDOW_SCALE == 0 && new & OFFER_WINDOW_SCALE != 0 {
-            seen.window_scale
+            least_scale(seen.window_scale)
         } else {
             self.window_scale()
         };
@@ -101,6 +101,19 @@ impl Profile {
 pub const fn is_news(profile: Profile, offered: u32, withheld: (u32, u32), tick: u32) -> bool {
     let unseen = offered & PROBED & !profile.offers();
     unseen != 0 && (unseen & !withheld.0 != 0 || tick.wrapping_sub(withheld.1) >= WITHHELD_TICKS)
+}
+
+/// Largest window scale that is promised because it was learned. A window of another server is told in
+/// units of it, rounded down: they are to be small beside any window. This one allows 8 MiB.
+pub const MAX_LEARNED_SCALE: u8 = 7;
+
+#[inline(always)]
+const fn least_scale(seen: u8) -> u8 {
+    if seen < MAX_LEARNED_SCALE {
+        seen
+    } else {
+        MAX_LEARNED_SCALE
+    }
 }
 
 /// The lesser of two limits, of which 0 is none.
@@ -165,14 +178,14 @@ mod tests {
             40,
         );
         assert_eq!(second.offers(), OFFER_SACK | OFFER_WINDOW_SCALE);
-        assert_eq!((second.packet(), second.window_scale()), (1440, 9));
+        assert_eq!((second.packet(), second.window_scale()), (1440, 7));
         let third = second.learn(&seen(OFFER_WINDOW_SCALE, 1440, 7), 0, 60);
-        assert_eq!((third.packet(), third.window_scale()), (1440, 9));
+        assert_eq!((third.packet(), third.window_scale()), (1440, 7));
         // A client that did not ask for scaling.
         let fourth = third.learn(&seen(0, 0, 0), 0, 40);
         assert_eq!(
             (fourth.offers(), fourth.window_scale()),
-            (third.offers(), 9)
+            (third.offers(), 7)
         );
         assert_eq!(fourth.without(OFFER_SACK).offers(), OFFER_WINDOW_SCALE);
         assert!(fourth.without(0xff).learned());

@@ -16,8 +16,9 @@ use crate::{
         CLOSING_CLIENT, CLOSING_RESET, CLOSING_SERVER, FLOW_KNOWN, FLOW_PENDING, FLOW_SPLICED,
         OFFER_ECN, OFFER_SACK, OFFER_TIMESTAMPS, OFFER_WINDOW_SCALE, TICKS_PER_SECOND, Tuple,
     },
-    cookie::Timestamp,
+    cookie::{Payload, Timestamp},
     flow::{Flow, Net, V4, V6},
+    flowtable,
     handshake::{self, Handshake, Towards},
     ingress::{Segment, half_open_step, is_guarded, nonsense, validate},
     options,
@@ -53,7 +54,7 @@ pub fn park<N: Net, T: Tables>(tables: &T, flow: &Flow<N>, segment: &Segment) {
 
 /// Decides on the segment that was put aside.
 ///
-/// Three functions in a row, not in each other, because of the stack; and because the verifier, which
+/// Functions in a row, not in each other, because of the stack; and because the verifier, which
 /// knows nothing of what was parked, walks each of them once, not once for every way that leads
 /// here.
 #[inline(always)]
@@ -70,18 +71,39 @@ pub fn parked<P: Arriving, T: Tables>(mut packet: P, tables: &T) -> Verdict {
 
 #[inline(always)]
 fn decide<N: Net, P: Arriving, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
-    let reason = match segment::<N, P, T>(packet, *tables, false) {
-        Some(reason) => Some(reason),
-        None => match start::<N, P, T>(packet, *tables) {
-            Some(reason) => Some(reason),
-            None => segment::<N, P, T>(packet, *tables, true),
+    let next = match segment::<N, P, T>(packet, *tables) {
+        Next::Ask { known } => match check::<N, P, T>(packet, *tables) {
+            Ack::Good(payload) => Next::Done(start::<N, P, T>(packet, *tables, payload)),
+            Ack::Bad(reason) => Next::Done(reason),
+            Ack::Stray if known => again::<N, P, T>(packet, *tables),
+            Ack::Stray => Next::Done(stray(tables)),
         },
+        next => next,
     };
-    let service = tables.parked().map_or(0, |parked| parked.service.get());
-    match (reason, tables.service(service)) {
-        (Some(reason), Some(config)) => Verdict::of(config, service, reason, false),
-        _ => Verdict::none(Reason::Unprotected),
+    let reason = match next {
+        Next::Done(reason) => reason,
+        Next::Pending => pending::<N, P, T>(packet, *tables),
+        // Asked twice: not to be.
+        Next::Ask { .. } => Reason::AckInvalid,
+    };
+    if reason as u32 == Reason::HandshakeDone as u32 {
+        learn::<N, P, T>(packet, *tables);
     }
+    let service = tables.parked().map_or(0, |parked| parked.service.get());
+    match tables.service(service) {
+        Some(config) => Verdict::of(config, service, reason, false),
+        None => Verdict::none(Reason::Unprotected),
+    }
+}
+
+/// What comes next.
+enum Next {
+    /// Nothing.
+    Done(Reason),
+    /// The segment may show a cookie. `known`: its tuple has a flow.
+    Ask { known: bool },
+    /// It is of a flow whose server has not answered.
+    Pending,
 }
 
 /// A parked segment, taken up again.
@@ -117,69 +139,93 @@ fn take<N: Net, P: Arriving, T: Tables>(packet: &P, tables: &T) -> Option<Taken<
     })
 }
 
-/// Decides on a segment; `None` where it is a cookie that decides, if that was not `asked` yet.
+/// Decides on a segment, but for its cookie.
 #[inline(never)]
-fn segment<N: Net, P: Arriving, T: Tables>(
-    packet: &mut P,
-    tables: T,
-    asked: bool,
-) -> Option<Reason> {
-    let taken = take::<N, P, T>(packet, &tables)?;
+fn segment<N: Net, P: Arriving, T: Tables>(packet: &mut P, tables: T) -> Next {
+    decided::<N, P, T>(packet, &tables).unwrap_or(Next::Done(Reason::Unprotected))
+}
+
+#[inline(always)]
+fn decided<N: Net, P: Arriving, T: Tables>(packet: &mut P, tables: &T) -> Option<Next> {
+    let taken = take::<N, P, T>(packet, tables)?;
     let config = tables.service(taken.service)?;
     let state = tables.state(taken.service)?;
     let tcp = &taken.tcp;
     let guarded = is_guarded(config, state);
     if guarded && let Some(reason) = nonsense(tcp, taken.tcp_at, taken.end) {
-        return Some(reason);
+        return Some(Next::Done(reason));
     }
     let tuple = taken.flow.tuple();
-    let known = tables.flow(&tuple);
+    let known = flowtable::find(tables, &tuple);
     // What a flow of the tuple was before is over where the server has begun another connection.
-    let begun = match &known {
+    let begun = match known {
         Some(live) => live.state.get() == FLOW_KNOWN && live.tries.get() != 0,
         None => true,
     };
-    if let Some(live) = &known
+    if let Some(live) = known
         && !begun
-        && (asked || fits(live, &taken))
+        && fits(live, &taken)
     {
-        return Some(follow(packet, &tables, &taken, live));
+        return Some(follow(packet, tables, &taken, live));
     }
-    if begun && !asked && state.half_open() != 0 {
-        let step = half_open_step(
-            tables,
-            &taken.flow,
-            tcp.flags,
-            tcp.sequence,
-            tcp.acknowledgment,
-        );
-        if let Some(reason) = step {
-            match &known {
-                Some(live) => live.tries.set(0),
-                None if reason as u32 == Reason::HandshakeDone as u32 => {
-                    learn(&tables, &tuple, taken.service, tcp);
-                }
-                None => {}
-            }
-            return Some(reason);
+    if begun && state.half_open() != 0 {
+        let (sequence, acknowledgment) = (tcp.sequence, tcp.acknowledgment);
+        let flow = &taken.flow;
+        if let Some(reason) = half_open_step(*tables, flow, tcp.flags, sequence, acknowledgment) {
+            return Some(Next::Done(reason));
         }
     }
     const CONTROL: u16 = tcp::SYN | tcp::ACK | tcp::RST;
     let grace_until = state.grace_until();
-    if !asked
-        && tcp.flags & CONTROL == tcp::ACK
+    if tcp.flags & CONTROL == tcp::ACK
         && (guarded || (grace_until != 0 && tables.now().monotonic < grace_until))
     {
-        return None;
+        return Some(Next::Ask {
+            known: known.is_some(),
+        });
     }
-    Some(match known {
-        Some(live) => follow(packet, &tables, &taken, &live),
-        None if !guarded => Reason::Calm,
-        None if (tables.tick().wrapping_sub(tables.settled_at()) as i32) < 0 => Reason::Settling,
-        None if tcp.flags & tcp::RST != 0 => Reason::RstUnknown,
-        None if tcp.flags & tcp::SYN != 0 => Reason::SynAckUnknown,
-        None => Reason::AckInvalid,
-    })
+    if let Some(live) = known {
+        return Some(follow(packet, tables, &taken, live));
+    }
+    Some(Next::Done(if !guarded {
+        Reason::Calm
+    } else if unsettled(tables) {
+        Reason::Settling
+    } else if tcp.flags & tcp::RST != 0 {
+        Reason::RstUnknown
+    } else if tcp.flags & tcp::SYN != 0 {
+        Reason::SynAckUnknown
+    } else {
+        Reason::AckInvalid
+    }))
+}
+
+/// Whether connections older than the daemon may still be unknown.
+#[inline(always)]
+fn unsettled<T: Tables>(tables: &T) -> bool {
+    (tables.tick().wrapping_sub(tables.settled_at()) as i32) < 0
+}
+
+/// An ACK of a known flow that showed no cookie.
+#[inline(never)]
+fn again<N: Net, P: Arriving, T: Tables>(packet: &mut P, tables: T) -> Next {
+    if let Some(taken) = take::<N, P, T>(packet, &tables)
+        && let Some(live) = flowtable::find(&tables, &taken.flow.tuple())
+    {
+        return follow(packet, &tables, &taken, live);
+    }
+    Next::Done(Reason::AckInvalid)
+}
+
+/// An ACK of no flow that showed no cookie.
+#[inline(always)]
+fn stray<T: Tables>(tables: &T) -> Reason {
+    let service = tables.parked().map_or(0, |parked| parked.service.get());
+    match (tables.service(service), tables.state(service)) {
+        (Some(config), Some(state)) if !is_guarded(config, state) => Reason::Calm,
+        _ if unsettled(tables) => Reason::Settling,
+        _ => Reason::AckInvalid,
+    }
 }
 
 /// Whether a segment is where its flow stands, as far as that is known; one that is not may belong
@@ -223,12 +269,12 @@ fn follow<N: Net, P: Arriving, T: Tables>(
     tables: &T,
     taken: &Taken<N>,
     live: &LiveFlow,
-) -> Reason {
+) -> Next {
+    if live.state.get() == FLOW_PENDING {
+        return Next::Pending;
+    }
     let tcp = &taken.tcp;
     let tick = tables.tick();
-    if live.state.get() == FLOW_PENDING {
-        return pending(packet, taken, live, tick);
-    }
     if live.seen_at.get() != tick {
         live.seen_at.set(tick);
     }
@@ -241,31 +287,35 @@ fn follow<N: Net, P: Arriving, T: Tables>(
         close(live, CLOSING_CLIENT);
     }
     if live.state.get() == FLOW_KNOWN {
-        return Reason::FlowKnown;
+        return Next::Done(Reason::FlowKnown);
     }
     let header_len = tcp.header_len as usize;
     if header_len < tcp::HEADER {
-        return Reason::BadTcp;
+        return Next::Done(Reason::BadTcp);
     }
-    match translate::inward(packet, taken.tcp_at, header_len, tcp.flags, live) {
-        Some(()) => Reason::Translated,
-        None => Reason::BadTcp,
-    }
+    Next::Done(
+        match translate::inward(packet, taken.tcp_at, header_len, tcp.flags, live) {
+            Some(()) => Reason::Translated,
+            None => Reason::BadTcp,
+        },
+    )
 }
 
 /// A segment of a flow whose server has not answered: it can only be about the handshake.
-#[inline(always)]
-fn pending<N: Net, P: Arriving>(
-    packet: &mut P,
-    taken: &Taken<N>,
-    live: &LiveFlow,
-    tick: u32,
-) -> Reason {
+#[inline(never)]
+fn pending<N: Net, P: Arriving, T: Tables>(packet: &mut P, tables: T) -> Reason {
+    let Some(taken) = take::<N, P, T>(packet, &tables) else {
+        return Reason::SplicePending;
+    };
+    let Some(live) = flowtable::find(&tables, &taken.flow.tuple()) else {
+        return Reason::SplicePending;
+    };
     let tcp = &taken.tcp;
+    let tick = tables.tick();
     if tcp.flags & tcp::RST != 0 {
         if tcp.sequence == live.client_isn.get().wrapping_add(1) {
             close(live, CLOSING_RESET);
-            return match bare_reset(packet, taken) {
+            return match bare_reset(packet, &taken) {
                 Some(()) => Reason::Translated,
                 None => Reason::BadTcp,
             };
@@ -277,7 +327,7 @@ fn pending<N: Net, P: Arriving>(
     }
     live.sent_at.set(tick);
     live.tries.set(live.tries.get().wrapping_add(1));
-    match write_syn(packet, taken, live) {
+    match write_syn(packet, &taken, live) {
         Some(()) => Reason::SpliceRetried,
         None => Reason::SpliceFailed,
     }
@@ -305,18 +355,19 @@ pub fn close(flow: &LiveFlow, bits: u8) {
     }
 }
 
-/// Enters a connection that came about without us, as seen from a segment of the client.
-#[inline(always)]
-fn learn<T: Tables>(tables: &T, tuple: &Tuple, service: u16, tcp: &tcp::Header) {
-    if let Some(live) = tables.flow_scratch() {
-        know(&live, service, tables.tick());
-        live.server_ack.set(tcp.sequence);
-        live.server_next.set(tcp.acknowledgment);
-        tables.flow_insert(tuple, true);
-    }
+/// Enters the connection whose handshake the parked segment completes without us.
+#[inline(never)]
+fn learn<N: Net, P: Arriving, T: Tables>(packet: &P, tables: T) -> Option<()> {
+    let taken = take::<N, P, T>(packet, &tables)?;
+    let live = flowtable::enter(&tables, &taken.flow.tuple())?;
+    live.server_ack.set(taken.tcp.sequence);
+    live.server_next.set(taken.tcp.acknowledgment);
+    know(live, taken.service, tables.tick());
+    Some(())
 }
 
-/// Fills in a flow that is not spliced, but for its sequence numbers.
+/// Fills in a flow that is not spliced, but for its sequence numbers, which come first: its state is
+/// set last.
 #[inline(always)]
 pub fn know(live: &LiveFlow, service: u16, tick: u32) {
     live.delta.set(0);
@@ -329,7 +380,6 @@ pub fn know(live: &LiveFlow, service: u16, tick: u32) {
     live.window.set(0);
     live.mss.set(0);
     live.service.set(service);
-    live.state.set(FLOW_KNOWN);
     live.closing.set(0);
     live.options.set(0);
     live.client_scale.set(0);
@@ -341,32 +391,80 @@ pub fn know(live: &LiveFlow, service: u16, tick: u32) {
     for word in &live.link {
         word.set(0);
     }
+    live.state.set(FLOW_KNOWN);
 }
 
-/// Makes a flow of an ACK with a valid cookie, and the client's SYN of the frame. `None` where
-/// the cookie does not hold.
+/// What an ACK turned out to be.
+enum Ack {
+    /// It shows no cookie of ours.
+    Stray,
+    /// Its cookie holds, but it is not to be believed.
+    Bad(Reason),
+    /// Its cookie says this.
+    Good(Payload),
+}
+
+/// Checks the cookie of the parked ACK, and what makes it credible.
 #[inline(never)]
-fn start<N: Net, P: Arriving, T: Tables>(packet: &mut P, tables: T) -> Option<Reason> {
-    let now = tables.now();
-    let taken = take::<N, P, T>(packet, &tables)?;
+fn check<N: Net, P: Arriving, T: Tables>(packet: &mut P, tables: T) -> Ack {
+    let Some(taken) = take::<N, P, T>(packet, &tables) else {
+        return Ack::Stray;
+    };
     let (tcp, at, flow) = (&taken.tcp, taken.tcp_at, &taken.flow);
     let header_len = tcp.header_len as usize;
     if header_len < tcp::HEADER || at + header_len > taken.end {
+        return Ack::Bad(Reason::BadTcp);
+    }
+    let isn = tcp.sequence.wrapping_sub(1);
+    let cookie = tcp.acknowledgment.wrapping_sub(1);
+    let Some(payload) = validate(&tables, flow, isn, cookie, tables.now()) else {
+        return Ack::Stray;
+    };
+    match is_intact(packet, &taken) {
+        true => Ack::Good(payload),
+        false => Ack::Bad(Reason::BadChecksum),
+    }
+}
+
+/// Whether the TCP checksum is right.
+#[inline(always)]
+fn is_intact<N: Net, P: Arriving>(packet: &P, taken: &Taken<N>) -> bool {
+    let at = taken.tcp_at;
+    let header_len = taken.tcp.header_len as usize;
+    let len = taken.end - at;
+    let Some(header) = header_sum(packet, at, header_len) else {
+        return false;
+    };
+    let mut sum = header + taken.flow.net.sum() + ipv4::TCP as u64 + len as u64;
+    if len > header_len {
+        match packet.sum(at + header_len, len - header_len) {
+            Some(data) => sum += data,
+            None => return false,
+        }
+    }
+    checksum::fold(sum) == 0xffff
+}
+
+/// Makes a flow of the parked ACK, whose cookie says `payload`, and the client's SYN of its frame.
+#[inline(never)]
+fn start<N: Net, P: Arriving, T: Tables>(packet: &mut P, tables: T, payload: Payload) -> Reason {
+    started::<N, P, T>(packet, &tables, payload).unwrap_or(Reason::SpliceFailed)
+}
+
+#[inline(always)]
+fn started<N: Net, P: Arriving, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    payload: Payload,
+) -> Option<Reason> {
+    let taken = take::<N, P, T>(packet, tables)?;
+    let (tcp, at, flow) = (&taken.tcp, taken.tcp_at, &taken.flow);
+    let header_len = tcp.header_len as usize;
+    if header_len < tcp::HEADER {
         return Some(Reason::BadTcp);
     }
     let client_isn = tcp.sequence.wrapping_sub(1);
     let cookie = tcp.acknowledgment.wrapping_sub(1);
-    let payload = validate(&tables, flow, client_isn, cookie, now)?;
-    let len = taken.end - at;
-    let sum = header_sum(packet, at, header_len)? + flow.net.sum() + ipv4::TCP as u64 + len as u64;
-    let sum = match len - header_len {
-        0 => sum,
-        data => sum + packet.sum(at + header_len, data)?,
-    };
-    if checksum::fold(sum) != 0xffff {
-        return Some(Reason::BadChecksum);
-    }
-
     let received = options::timestamps(packet, at + tcp::HEADER, header_len - tcp::HEADER);
     let stamp = Timestamp(received.ts_ecr);
     let timestamps = received.has_timestamps();
@@ -377,15 +475,17 @@ fn start<N: Net, P: Arriving, T: Tables>(packet: &mut P, tables: T) -> Option<Re
         payload.scale()
     };
     let ecn = timestamps && stamp.ecn();
-    let agreed = OFFER_TIMESTAMPS * timestamps as u32
-        | OFFER_SACK * payload.sack_permitted() as u32
-        | OFFER_WINDOW_SCALE * scales as u32
-        | OFFER_ECN * ecn as u32;
+    let agreed = (OFFER_TIMESTAMPS * timestamps as u32)
+        | (OFFER_SACK * payload.sack_permitted() as u32)
+        | (OFFER_WINDOW_SCALE * scales as u32)
+        | (OFFER_ECN * ecn as u32);
     let promised = tables.state(taken.service)?.profile().window_scale();
     let config = tables.service(taken.service)?;
     let tick = tables.tick();
 
-    let live = tables.flow_scratch()?;
+    let Some(live) = flowtable::enter(tables, &flow.tuple()) else {
+        return Some(Reason::FlowTableFull);
+    };
     live.delta.set(0);
     live.ts_delta.set(received.ts_ecr);
     live.cookie.set(cookie);
@@ -398,7 +498,6 @@ fn start<N: Net, P: Arriving, T: Tables>(packet: &mut P, tables: T) -> Option<Re
     live.window.set(tcp.window);
     live.mss.set(payload.mss::<N>());
     live.service.set(taken.service);
-    live.state.set(FLOW_PENDING);
     live.closing.set(0);
     live.options.set(agreed as u8);
     live.client_scale.set(scale * scales as u8);
@@ -410,13 +509,9 @@ fn start<N: Net, P: Arriving, T: Tables>(packet: &mut P, tables: T) -> Option<Re
     live.server_scale.set(0);
     live.tries.set(0);
     live.pad.set(0);
-    copy_link(packet, taken.ip_at, &live)?;
-    let tuple = flow.tuple();
-    let new = tables.flow(&tuple).is_none();
-    if !tables.flow_insert(&tuple, new) {
-        return Some(Reason::FlowTableFull);
-    }
-    Some(match write_syn(packet, &taken, &live) {
+    copy_link(packet, taken.ip_at, live)?;
+    live.state.set(FLOW_PENDING);
+    Some(match write_syn(packet, &taken, live) {
         Some(()) => Reason::SpliceStarted,
         None => Reason::SpliceFailed,
     })

@@ -1,12 +1,12 @@
 //! The kernel's tables, as the decisions see them. The eBPF side implements this over maps and
 //! helpers, host tests over plain collections.
 
-use core::{cell::Cell, ops::Deref};
+use core::cell::Cell;
 
 use crate::{
     abi::{
-        Address, AddressEntry, EpochKey, FlowEntry, HalfOpen, KEY_SLOTS, LINK_HEADER, MODE_OBSERVE,
-        PortKey, ServiceConfig, Tuple,
+        Address, AddressEntry, EpochKey, FLOW_WAYS, FlowBucket, FlowEntry, FlowSlot, HalfOpen,
+        KEY_SLOTS, LINK_HEADER, MODE_OBSERVE, PortKey, ServiceConfig, Tuple,
     },
     clock::Now,
     flow::{Flow, Net},
@@ -120,6 +120,33 @@ pub struct LiveFlow {
     pub link: [Cell<u32>; LINK_HEADER / 4],
 }
 
+/// A [`FlowSlot`] in its map.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct LiveSlot {
+    /// [`FlowSlot::tuple`], in words.
+    pub key: [Cell<u64>; size_of::<Tuple>() / 8],
+    /// [`FlowSlot::flow`].
+    pub flow: LiveFlow,
+}
+
+/// A [`FlowBucket`] in its map.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct LiveBucket {
+    /// [`FlowBucket::tags`].
+    pub tags: [Cell<u32>; FLOW_WAYS],
+    /// [`FlowBucket::slots`].
+    pub slots: [LiveSlot; FLOW_WAYS],
+}
+
+const _: () = {
+    assert!(size_of::<LiveSlot>() == size_of::<FlowSlot>());
+    assert!(core::mem::offset_of!(LiveSlot, flow) == core::mem::offset_of!(FlowSlot, flow));
+    assert!(size_of::<LiveBucket>() == size_of::<FlowBucket>());
+    assert!(core::mem::offset_of!(LiveBucket, slots) == core::mem::offset_of!(FlowBucket, slots));
+};
+
 /// A segment on its way from one function to the next, of which each has the stack to itself: those
 /// of a chain of calls add up, to 512 bytes at most.
 #[repr(C)]
@@ -200,11 +227,6 @@ pub trait Tables: Copy {
     where
         Self: 'a;
 
-    /// A [`LiveFlow`] where it lies.
-    type Live<'a>: Deref<Target = LiveFlow>
-    where
-        Self: 'a;
-
     /// `ADDRESSES`, then `PREFIXES` if there are any.
     fn address(&self, address: &Address) -> Option<AddressEntry>;
     /// `PORTS`.
@@ -236,22 +258,21 @@ pub trait Tables: Copy {
     /// Marks an entry as answered by the server with these initial sequence numbers.
     fn half_open_confirm(&self, tuple: &Tuple, client_isn: u32, server_isn: u32) -> bool;
 
-    /// `FLOWS`: a live entry.
-    fn flow(&self, tuple: &Tuple) -> Option<Self::Live<'_>>;
-    /// An entry to fill in for [`Tables::flow_insert`]; its contents are left over from before.
-    /// One for each CPU, because the stack has no room for it.
-    fn flow_scratch(&self) -> Option<Self::Live<'_>>;
-    /// Enters the scratch entry in `FLOWS`, in place of one with the same tuple. `new`: there was
-    /// none, as far as the caller knows; counted in [`crate::abi::FlowCounts::created`]. False
-    /// where there is no room.
-    fn flow_insert(&self, tuple: &Tuple, new: bool) -> bool;
+    /// A bucket of `FLOWS`; of an index beyond its end, the lower bits count.
+    fn flow_bucket(&self, index: u32) -> Option<&LiveBucket>;
+    /// Writes `new` to a word that is `old`, atomically; false where it is not.
+    fn exchange(&self, word: &Cell<u32>, old: u32, new: u32) -> bool;
+    /// Counts a new flow, and whether another made room for it
+    /// ([`crate::abi::FlowCounts`]).
+    fn count_flow(&self, evicted: bool);
     /// Room for one segment on each CPU.
     fn parked(&self) -> Option<&Parked>;
     /// [`crate::abi::Clock::tick`].
     fn tick(&self) -> u32;
     /// [`crate::abi::Runtime::forwards`].
     fn forwards(&self) -> bool;
-    /// [`crate::abi::Runtime::generic`].
+    /// Whether XDP runs in generic mode on the interface, so that a packet it receives from us comes
+    /// by it once more.
     fn generic(&self) -> bool;
     /// [`crate::abi::Runtime::settled_at`].
     fn settled_at(&self) -> u32;

@@ -6,7 +6,7 @@ use synguard_common::{
     tables::Verdict,
 };
 
-use crate::maps::STATS;
+use crate::{cursor::hidden, maps::STATS};
 
 /// Counts a verdict.
 #[inline(always)]
@@ -14,7 +14,9 @@ pub fn count(verdict: &Verdict) {
     let Some(stats) = STATS.get_ptr_mut(verdict.service as u32) else {
         return;
     };
-    let reason = verdict.reason as usize & (REASON_SLOTS - 1);
+    // LLVM knows how many reasons there are, and would leave out the mask, without which the verifier
+    // says "R1 unbounded memory access".
+    let reason = hidden(verdict.reason as usize) & (REASON_SLOTS - 1);
     // SAFETY: a per-CPU map value; nothing else runs this program on this CPU meanwhile.
     let stats: &mut ServiceStats = unsafe { &mut *stats };
     if verdict.observe {

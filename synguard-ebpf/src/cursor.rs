@@ -209,6 +209,12 @@ fn opaque(pointer: *mut u8) -> *mut u8 {
     pointer
 }
 
+/// Hides a number's origin from LLVM, likewise.
+#[inline(always)]
+pub fn hidden(number: usize) -> usize {
+    opaque(number as *mut u8) as usize
+}
+
 impl<C: Context> Cursor<C> {
     /// Bytes that can be accessed directly.
     #[inline(always)]

@@ -1,5 +1,7 @@
 //! The kernel's tables for the decisions in `synguard-common`: maps, clocks and the socket lookup.
 
+use core::cell::Cell;
+
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock, bpf_sock_tuple, xdp_md},
     helpers::{
@@ -18,15 +20,15 @@ use synguard_common::{
     clock::Now,
     flow::{Flow, Net},
     profile::Profile,
-    tables::{Bucket, Inserted, LiveFlow, Parked, Socket, State, Tables},
+    tables::{Bucket, Inserted, LiveBucket, Parked, Socket, State, Tables},
     wire::ipv4,
 };
 
 use crate::{
     atomic, count, kfunc,
     maps::{
-        ADDRESSES, ADMISSIONS, CLOCK, FLOW_COUNTS, FLOW_SCRATCH, FLOWS, FOUND, HALF_OPEN, KEYS,
-        MOMENT, PARKED, PORTS, PREFIXES, RUNTIME, SERVICES, STATES, VERIFIED,
+        ADDRESSES, ADMISSIONS, CLOCK, FLOW_COUNTS, FLOWS, FOUND, HALF_OPEN, KEYS, MOMENT, PARKED,
+        PORTS, PREFIXES, RUNTIME, SERVICES, STATES, VERIFIED,
     },
 };
 
@@ -45,6 +47,7 @@ const TCP_NEW_SYN_RECV: u32 = 12;
 /// The kernel, seen from a program with context `C`.
 pub struct Kernel<C> {
     ctx: *mut C,
+    generic: bool,
 }
 
 impl<C> Clone for Kernel<C> {
@@ -60,7 +63,10 @@ impl Kernel<xdp_md> {
     /// From an XDP program.
     #[inline(always)]
     pub fn of_xdp(ctx: *mut xdp_md) -> Self {
-        Self { ctx }
+        Self {
+            ctx,
+            generic: false,
+        }
     }
 }
 
@@ -68,7 +74,25 @@ impl Kernel<__sk_buff> {
     /// From a TC program.
     #[inline(always)]
     pub fn of_skb(ctx: *mut __sk_buff) -> Self {
-        Self { ctx }
+        Self {
+            ctx,
+            generic: false,
+        }
+    }
+
+    /// From a program that looks at no packet.
+    #[inline(always)]
+    pub fn of_nothing() -> Self {
+        Self {
+            ctx: core::ptr::null_mut(),
+            generic: false,
+        }
+    }
+
+    /// From a TC program on an interface whose XDP program runs in generic mode.
+    #[inline(always)]
+    pub fn of_skb_behind_generic(ctx: *mut __sk_buff) -> Self {
+        Self { ctx, generic: true }
     }
 }
 
@@ -342,10 +366,6 @@ impl<C> Tables for Kernel<C> {
         = BucketRef
     where
         C: 'a;
-    type Live<'a>
-        = &'static LiveFlow
-    where
-        C: 'a;
 
     #[inline(always)]
     fn address(&self, address: &Address) -> Option<AddressEntry> {
@@ -454,32 +474,29 @@ impl<C> Tables for Kernel<C> {
     }
 
     #[inline(always)]
-    fn flow(&self, tuple: &Tuple) -> Option<&'static LiveFlow> {
-        // SAFETY: a live map value of the same layout, whose words are read and written whole. The
-        // map may give it to another tuple while we look, which costs at most this one packet.
-        FLOWS.get_ptr(tuple).map(|flow| unsafe { &*flow.cast() })
+    fn flow_bucket(&self, index: u32) -> Option<&LiveBucket> {
+        let index = index & runtime()?.flow_mask;
+        // SAFETY: a live map value of the same layout, whose words are read and written whole.
+        FLOWS
+            .get_ptr(index)
+            .map(|bucket| unsafe { &*bucket.cast() })
     }
 
     #[inline(always)]
-    fn flow_scratch(&self) -> Option<&'static LiveFlow> {
-        // SAFETY: as above; this CPU's alone.
-        FLOW_SCRATCH.get_ptr(0).map(|flow| unsafe { &*flow.cast() })
+    fn exchange(&self, word: &Cell<u32>, old: u32, new: u32) -> bool {
+        // SAFETY: a word of a live map value, aligned as it is there.
+        unsafe { atomic::compare_exchange(word.as_ptr(), old, new) }
     }
 
     #[inline(always)]
-    fn flow_insert(&self, tuple: &Tuple, new: bool) -> bool {
-        let Some(scratch) = FLOW_SCRATCH.get_ptr(0) else {
-            return false;
-        };
-        // SAFETY: a live map value, this CPU's alone.
-        if FLOWS.insert(tuple, unsafe { &*scratch }, 0).is_err() {
-            return false;
-        }
-        if new && let Some(counts) = FLOW_COUNTS.get_ptr_mut(0) {
+    fn count_flow(&self, evicted: bool) {
+        if let Some(counts) = FLOW_COUNTS.get_ptr_mut(0) {
             // SAFETY: this CPU's value.
-            unsafe { (*counts).created += 1 };
+            unsafe {
+                (*counts).created += 1;
+                (*counts).evicted += evicted as u64;
+            }
         }
-        true
     }
 
     #[inline(always)]
@@ -500,7 +517,7 @@ impl<C> Tables for Kernel<C> {
 
     #[inline(always)]
     fn generic(&self) -> bool {
-        runtime().is_some_and(|runtime| runtime.generic != 0)
+        self.generic
     }
 
     #[inline(always)]

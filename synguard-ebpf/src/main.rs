@@ -21,7 +21,7 @@ mod mark;
 mod sweep;
 
 use aya_ebpf::{
-    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
+    bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
@@ -121,12 +121,22 @@ pub fn synguard_admit(ctx: TcContext) -> i32 {
 /// send.
 #[classifier]
 pub fn synguard_out(ctx: TcContext) -> i32 {
-    let skb = ctx.skb.skb;
-    if let Some(packet) = Cursor::of_skb(skb)
-        && let Some(verdict) = egress(packet, &Kernel::of_skb(skb))
+    leave(&ctx, Kernel::of_skb(ctx.skb.skb))
+}
+
+/// The same where XDP runs in generic mode.
+#[classifier]
+pub fn synguard_out_skb(ctx: TcContext) -> i32 {
+    leave(&ctx, Kernel::of_skb_behind_generic(ctx.skb.skb))
+}
+
+#[inline(always)]
+fn leave(ctx: &TcContext, kernel: Kernel<__sk_buff>) -> i32 {
+    if let Some(packet) = Cursor::of_skb(ctx.skb.skb)
+        && let Some(verdict) = egress(packet, &kernel)
     {
         count::count(&verdict);
-        trace!(&ctx, "out", verdict);
+        trace!(ctx, "out", verdict);
         if let Action::Drop = verdict.reason.action() {
             return TC_ACT_SHOT;
         }

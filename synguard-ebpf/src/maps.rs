@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use synguard_common::abi::{
     ADMISSION_BUCKETS, Address, AddressEntry, AdmissionBucket, Clock, ERRAND_SLOTS, EpochKey,
-    Errand, FOUND_SLOTS, FlowCounts, FlowEntry, Found, HalfOpen, KEY_SLOTS, Moment, PortEntry,
+    Errand, FOUND_SLOTS, FlowBucket, FlowCounts, Found, HalfOpen, KEY_SLOTS, Moment, PortEntry,
     PortKey, Runtime, ServiceConfig, ServiceState, ServiceStats, Sweep, Tuple, VerifiedSource,
 };
 use synguard_common::{options::Scanner, tables::Parked};
@@ -72,15 +72,10 @@ pub static ADMISSIONS: Array<AdmissionBucket> = Array::with_max_entries(ADMISSIO
 #[map]
 pub static SCANNER: PerCpuArray<Scanner> = PerCpuArray::with_max_entries(1, 0);
 
-/// Connection of a proxied service → its state. Written by `synguard_in` and `synguard_out`, removed
-/// by `synguard_sweep`; the least recently used ones go when it is full. Set at load.
+/// Hash of a tuple → connections of proxied services. Written by `synguard_in` and `synguard_out`,
+/// emptied by `synguard_sweep`. Set at load, to a power of two.
 #[map]
-pub static FLOWS: LruHashMap<Tuple, FlowEntry> = LruHashMap::with_max_entries(131_072, 0);
-
-/// 0 → an entry of `FLOWS` in the making. Written and read by `synguard_in` and `synguard_out` within
-/// one packet.
-#[map]
-pub static FLOW_SCRATCH: PerCpuArray<FlowEntry> = PerCpuArray::with_max_entries(1, 0);
+pub static FLOWS: Array<FlowBucket> = Array::with_max_entries(1, 0);
 
 /// 0 → how many flows and verified sources were entered. Written by `synguard_in` and `synguard_out`,
 /// read by the daemon.

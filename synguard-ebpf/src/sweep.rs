@@ -3,16 +3,18 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::{bpf_for_each_map_elem, bpf_map_delete_elem};
+use aya_ebpf::helpers::bpf_for_each_map_elem;
 use synguard_common::{
     abi::{
         CLOSING_CLIENT, CLOSING_RESET, CLOSING_SERVER, ERRAND_REFUSE, ERRAND_RETRY, Errand,
-        FLOW_STATES, Tuple,
+        FLOW_STATES, FLOW_WAYS, FlowSlot,
     },
     expiry::{Fate, fate},
-    tables::LiveFlow,
+    flowtable::{FREE, free},
+    tables::{LiveBucket, LiveSlot},
 };
 
+use crate::kernel::Kernel;
 use crate::maps::{CLOCK, ERRANDS, FLOWS, RUNTIME, SWEEP};
 
 /// What the callback of `bpf_for_each_map_elem` works on, beside [`SWEEP`].
@@ -50,54 +52,62 @@ pub fn sweep() {
     }
 }
 
-/// One flow: 0 to go on.
+/// One bucket: 0 to go on.
 extern "C" fn visit(
-    map: *mut c_void,
-    tuple: *const Tuple,
-    flow: *const LiveFlow,
+    _map: *mut c_void,
+    _index: *const u32,
+    bucket: *const LiveBucket,
     context: *const Context,
 ) -> i64 {
-    let Some(sweep) = SWEEP.get_ptr_mut(0) else {
-        return 1;
-    };
-    // SAFETY: the helper passes a live entry, and `context` as it was given.
-    let (live, context) = unsafe { (&*flow, &*context) };
-    // SAFETY: a live map value, see `sweep`; the index is bounded by the mask.
-    unsafe {
-        match fate(live, context.tick, context.idle) {
-            Fate::Expires => {
-                if bpf_map_delete_elem(map, tuple.cast_mut().cast()) == 0 {
-                    (*sweep).removed += 1;
-                }
-                return 0;
-            }
-            Fate::Stays => {}
-            Fate::Retry => errand(tuple, ERRAND_RETRY),
-            Fate::Refuse => errand(tuple, ERRAND_REFUSE),
-        }
-        let state = live.state.get() as usize & (FLOW_STATES - 1);
-        (&raw mut (*sweep).by_state).cast::<u64>().add(state).write(
-            (&raw const (*sweep).by_state)
-                .cast::<u64>()
-                .add(state)
-                .read()
-                + 1,
-        );
-        let closing = live.closing.get();
-        const OVER: u8 = CLOSING_CLIENT | CLOSING_SERVER;
-        if closing & CLOSING_RESET != 0 || closing & OVER == OVER {
-            (*sweep).closing += 1;
+    // SAFETY: the helper passes a live value, and `context` as it was given.
+    let (bucket, context) = unsafe { (&*bucket, &*context) };
+    for way in 0..FLOW_WAYS {
+        let tag = bucket.tags[way].get();
+        if tag != FREE {
+            look_at(bucket, way, tag, context);
         }
     }
     0
 }
 
+/// One flow.
+#[inline(always)]
+fn look_at(bucket: &LiveBucket, way: usize, tag: u32, context: &Context) {
+    let Some(sweep) = SWEEP.get_ptr_mut(0) else {
+        return;
+    };
+    let live = &bucket.slots[way].flow;
+    match fate(live, context.tick, context.idle) {
+        Fate::Expires => {
+            // SAFETY: a live map value, see `sweep`.
+            unsafe { (*sweep).removed += free(&Kernel::of_nothing(), bucket, way, tag) as u64 };
+            return;
+        }
+        Fate::Stays => {}
+        Fate::Retry => errand(&bucket.slots[way], ERRAND_RETRY),
+        Fate::Refuse => errand(&bucket.slots[way], ERRAND_REFUSE),
+    }
+    let state = live.state.get() as usize & (FLOW_STATES - 1);
+    let closing = live.closing.get();
+    const OVER: u8 = CLOSING_CLIENT | CLOSING_SERVER;
+    let over = closing & CLOSING_RESET != 0 || closing & OVER == OVER;
+    // SAFETY: as above; the index is bounded by the mask.
+    unsafe {
+        let count = (&raw mut (*sweep).by_state).cast::<u64>().add(state);
+        count.write(count.read() + 1);
+        (*sweep).closing += over as u64;
+    }
+}
+
 /// Asks the daemon for something.
 #[inline(always)]
-fn errand(tuple: *const Tuple, what: u32) {
+fn errand(slot: &LiveSlot, what: u32) {
+    // SAFETY: plain words of the same layout; a copy that is torn by a packet of this moment is of a
+    // flow that needs nothing any more, or asks for the same.
+    let FlowSlot { tuple, flow } = unsafe { *(&raw const *slot).cast::<FlowSlot>() };
     let errand = Errand {
-        // SAFETY: the key of a live entry.
-        tuple: unsafe { *tuple },
+        tuple,
+        flow,
         what,
         pad: 0,
     };

@@ -1,0 +1,222 @@
+//! The table of flows: an array of buckets of eight ways, found by a hash of the tuple.
+//!
+//! The kernel's own hash maps would do, but a lookup in them is a chain of calls (41 ns where a
+//! SipHash takes 22) and an insertion into a full LRU map takes half a microsecond. An array is
+//! looked up by a few instructions of the program itself, and room is made by choosing the way that
+//! was silent for longest.
+//!
+//! Each tuple has two buckets and goes where more ways are free, so that the table is filled to about
+//! four fifths before a tuple finds both full ("the power of two choices"); it then takes the place
+//! of the flow that was longest without a packet.
+//!
+//! A way is taken by exchanging its tag, so that of two CPUs one gets it. Its state stays 0 until
+//! its new owner has filled it in: nobody sees half a flow. That a way is given to another tuple
+//! while a packet of its last one is being looked at costs at most that packet.
+
+use crate::{
+    abi::{FLOW_WAYS, Tuple},
+    tables::{LiveBucket, LiveFlow, Tables},
+};
+
+/// Tag of a way that is free.
+pub const FREE: u32 = 0;
+/// Tag of a way between two owners.
+const BUSY: u32 = 1;
+
+/// Where a tuple lies, and what it is recognised by there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its buckets, to be masked by the number there are.
+    buckets: [u32; 2],
+    /// Neither [`FREE`] nor busy.
+    tag: u32,
+}
+
+impl Place {
+    /// The place of a tuple. The hash is keyed so that nobody can aim at a bucket: every round
+    /// multiplies what depends on the seed.
+    #[inline(always)]
+    pub fn of(tuple: &Tuple, seed: u64) -> Self {
+        const K: u64 = 0x9e37_79b9_7f4a_7c15;
+        const L: u64 = 0xd6e8_feb8_6659_fd93;
+        let words = words(tuple);
+        // Two lanes, because a multiplication is slow to come and cheap beside another.
+        let mut a = (words[1] ^ seed).wrapping_mul(K);
+        let mut b = (words[3] ^ seed.rotate_left(32)).wrapping_mul(L);
+        a = (a ^ (a >> 32) ^ words[0]).wrapping_mul(L);
+        b = (b ^ (b >> 32) ^ words[2]).wrapping_mul(K);
+        a = (a ^ (a >> 29) ^ words[4]).wrapping_mul(K);
+        let mut hash = a ^ (b >> 31) ^ b;
+        hash = (hash ^ (hash >> 32)).wrapping_mul(L);
+        Self {
+            buckets: [(hash >> 40) as u32, (hash >> 20) as u32],
+            tag: (hash as u32) | 2,
+        }
+    }
+}
+
+/// A tuple as words, in the order in which they lie in memory.
+#[inline(always)]
+fn words(tuple: &Tuple) -> [u64; 5] {
+    let (client, server) = (&tuple.client.0, &tuple.server.0);
+    [
+        word(client, 0),
+        word(client, 8),
+        word(server, 0),
+        word(server, 8),
+        tuple.client_port as u64 | ((tuple.server_port as u64) << 16),
+    ]
+}
+
+#[inline(always)]
+fn word(bytes: &[u8; 16], at: usize) -> u64 {
+    u64::from_ne_bytes([
+        bytes[at],
+        bytes[at + 1],
+        bytes[at + 2],
+        bytes[at + 3],
+        bytes[at + 4],
+        bytes[at + 5],
+        bytes[at + 6],
+        bytes[at + 7],
+    ])
+}
+
+/// The way of a bucket that has the tuple, if one has.
+#[inline(always)]
+fn way_of(bucket: &LiveBucket, tag: u32, words: &[u64; 5]) -> Option<usize> {
+    let mut way = 0;
+    while way < FLOW_WAYS {
+        if bucket.tags[way].get() == tag {
+            let key = &bucket.slots[way].key;
+            if key[4].get() == words[4]
+                && key[1].get() == words[1]
+                && key[3].get() == words[3]
+                && key[0].get() == words[0]
+                && key[2].get() == words[2]
+            {
+                return Some(way);
+            }
+        }
+        way += 1;
+    }
+    None
+}
+
+/// The flow of a tuple.
+#[inline(always)]
+pub fn find<'t, T: Tables>(tables: &'t T, tuple: &Tuple) -> Option<&'t LiveFlow> {
+    let place = Place::of(tuple, tables.seed());
+    let words = words(tuple);
+    let live = either(tables, place, &words)?;
+    (live.state.get() != 0).then_some(live)
+}
+
+/// The flow in either bucket.
+#[inline(always)]
+fn either<'t, T: Tables>(tables: &'t T, place: Place, words: &[u64; 5]) -> Option<&'t LiveFlow> {
+    let [first, second] = place.buckets;
+    if let Some(live) = slot(tables, first, place.tag, words) {
+        return Some(live);
+    }
+    slot(tables, second, place.tag, words)
+}
+
+#[inline(always)]
+fn slot<'t, T: Tables>(
+    tables: &'t T,
+    index: u32,
+    tag: u32,
+    words: &[u64; 5],
+) -> Option<&'t LiveFlow> {
+    let bucket = tables.flow_bucket(index)?;
+    let way = way_of(bucket, tag, words)?;
+    // The verifier is to see one way, not to go on for each of eight.
+    let way = way.wrapping_add(tables.zero()) & (FLOW_WAYS - 1);
+    Some(&bucket.slots[way].flow)
+}
+
+/// A way for a tuple: the one it has, or a new one, whose key is in place and whose state is 0. The
+/// caller fills it in, and its state last. `None` where another CPU is at the same way.
+#[inline(always)]
+pub fn enter<'t, T: Tables>(tables: &'t T, tuple: &Tuple) -> Option<&'t LiveFlow> {
+    match look(tables, tuple) {
+        Some(live) => {
+            live.state.set(0);
+            Some(live)
+        }
+        None => claim(tables, tuple),
+    }
+}
+
+// Functions of their own, one after the other, for the sake of the stack.
+
+#[inline(never)]
+fn look<'t, T: Tables>(tables: &'t T, tuple: &Tuple) -> Option<&'t LiveFlow> {
+    either(tables, Place::of(tuple, tables.seed()), &words(tuple))
+}
+
+/// A way that is free, or that another tuple must leave.
+#[inline(never)]
+fn claim<'t, T: Tables>(tables: &'t T, tuple: &Tuple) -> Option<&'t LiveFlow> {
+    let place = Place::of(tuple, tables.seed());
+    let [first, second] = place.buckets;
+    let (here, there) = (best(tables, first)?, best(tables, second)?);
+    let (index, best) = if here >= there {
+        (first, here)
+    } else {
+        (second, there)
+    };
+    let bucket = tables.flow_bucket(index)?;
+    let way = best as usize & (FLOW_WAYS - 1);
+    let (tag, slot) = (&bucket.tags[way], &bucket.slots[way]);
+    let old = tag.get();
+    if old == BUSY || !tables.exchange(tag, old, BUSY) {
+        return None;
+    }
+    slot.flow.state.set(0);
+    for (cell, word) in slot.key.iter().zip(words(tuple)) {
+        cell.set(word);
+    }
+    tag.set(place.tag);
+    tables.count_flow(old != FREE);
+    Some(&slot.flow)
+}
+
+/// The way of a bucket to take, in the low bits, below how good it is: the more ways are free, the
+/// better; where none is, the longer one was silent.
+///
+/// Without branches, which the verifier would follow in every combination; [`Tables::zero`] keeps LLVM
+/// from making some of the arithmetic.
+#[inline(always)]
+fn best<T: Tables>(tables: &T, index: u32) -> Option<u64> {
+    /// Better than any age.
+    const SPACE: u64 = 1 << 40;
+    /// Ticks by which a packet may be ahead of this CPU's clock.
+    const AHEAD: u32 = 8;
+    let bucket = tables.flow_bucket(index)?;
+    let zero = tables.zero() as u64;
+    let now = tables.tick().wrapping_add(AHEAD);
+    let (mut best, mut free) = (0, 0);
+    for way in 0..FLOW_WAYS {
+        let tag = bucket.tags[way].get() as u64;
+        let age = now.wrapping_sub(bucket.slots[way].flow.seen_at.get()) as u64;
+        // The borrow of `tag - 1`.
+        let is_free = (tag + zero).wrapping_sub(1) >> 63;
+        free += is_free;
+        let mine = ((age + is_free * SPACE) << WAY_BITS) + way as u64;
+        // All ones where `mine` is more.
+        let mask = (best + zero).wrapping_sub(mine) as i64 >> 63;
+        best ^= (best ^ mine) & mask as u64;
+    }
+    Some(best.wrapping_add((free * SPACE) << WAY_BITS))
+}
+
+/// Bits of the number of a way.
+const WAY_BITS: u32 = FLOW_WAYS.trailing_zeros();
+
+/// Frees a way, unless another CPU has just taken it; true if it did.
+#[inline(always)]
+pub fn free<T: Tables>(tables: &T, bucket: &LiveBucket, way: usize, tag: u32) -> bool {
+    tag > BUSY && tables.exchange(&bucket.tags[way & (FLOW_WAYS - 1)], tag, FREE)
+}
