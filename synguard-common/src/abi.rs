@@ -246,8 +246,8 @@ pub struct Runtime {
     /// 1 while any service has admission `proxy`, or flows of one are left: else `FLOWS` is not
     /// looked at for packets that leave. Written by the daemon.
     pub forwards: u32,
-    /// Buckets of `FLOWS` less one; their number is a power of two. Written by the daemon.
-    pub flow_mask: u32,
+    /// Buckets of `FLOWS`. Written by the daemon.
+    pub flow_buckets: u32,
     /// [`Clock::tick`] before which unknown segments of a proxied service pass: connections older
     /// than the daemon are learned meanwhile. Written by the daemon.
     pub settled_at: u32,
@@ -547,7 +547,7 @@ layout! {
     Clock = 24: wall_offset 0, tick 8, jiffy_ns 12, jiffy_offset 16;
     Moment = 16: jiffies 0, monotonic 8;
     Runtime = 48: abi_version 0, no_metadata 4, has_prefixes 8, zero 12, seed 16, forwards 24,
-        flow_mask 28, settled_at 32, verified_ticks 36, flow_idle_ticks 40, generation 44;
+        flow_buckets 28, settled_at 32, verified_ticks 36, flow_idle_ticks 40, generation 44;
     Found = 32: address 0, entry 16, generation 24, protected 28;
     FlowEntry = 72: delta 0, ts_delta 4, cookie 8, client_isn 12, server_next 16, server_ack 20,
         client_tsval 24, seen_at 28, sent_at 32, window 36, mss 38, service 40, state 42,

@@ -5,8 +5,8 @@
 //! looked up by a few instructions of the program itself, and room is made by choosing the way that
 //! was silent for longest.
 //!
-//! Each tuple has two buckets and goes where more ways are free, so that the table is filled to about
-//! four fifths before a tuple finds both full ("the power of two choices"); it then takes the place
+//! Each tuple has two buckets and goes where more ways are free, so that the table is filled to
+//! three quarters before a tuple finds both full ("the power of two choices"); it then takes the place
 //! of the flow that was longest without a packet.
 //!
 //! A way is taken by exchanging its tag, so that of two CPUs one gets it. Its state stays 0 until
@@ -26,7 +26,7 @@ const BUSY: u32 = 1;
 /// Where a tuple lies, and what it is recognised by there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// Its buckets, to be masked by the number there are.
+    /// Its buckets, as fractions of the table: see [`index`].
     buckets: [u32; 2],
     /// Neither [`FREE`] nor busy.
     tag: u32,
@@ -49,10 +49,39 @@ impl Place {
         let mut hash = a ^ (b >> 31) ^ b;
         hash = (hash ^ (hash >> 32)).wrapping_mul(L);
         Self {
-            buckets: [(hash >> 40) as u32, (hash >> 20) as u32],
+            buckets: [(hash >> 32) as u32, (hash.wrapping_mul(K) >> 32) as u32],
             tag: (hash as u32) | 2,
         }
     }
+}
+
+impl Place {
+    /// Its two buckets in a table of so many.
+    pub const fn buckets(&self, buckets: u32) -> [u32; 2] {
+        [
+            index(self.buckets[0], buckets),
+            index(self.buckets[1], buckets),
+        ]
+    }
+
+    /// What its way is marked with.
+    pub const fn tag(&self) -> u32 {
+        self.tag
+    }
+}
+
+/// The bucket at `fraction` (of 2^32) of a table of so many: a multiplication, for a number that need be
+/// no power of two.
+#[inline(always)]
+pub const fn index(fraction: u32, buckets: u32) -> u32 {
+    ((fraction as u64 * buckets as u64) >> 32) as u32
+}
+
+/// Buckets of a table for `flows` flows: so many that it is three quarters full with them, at least
+/// one.
+pub const fn buckets_for(flows: u32) -> u32 {
+    let buckets = (flows as u64 * 4).div_ceil(3 * FLOW_WAYS as u64);
+    if buckets == 0 { 1 } else { buckets as u32 }
 }
 
 /// A tuple as words, in the order in which they lie in memory.

@@ -258,8 +258,8 @@ pub trait Tables: Copy {
     /// Marks an entry as answered by the server with these initial sequence numbers.
     fn half_open_confirm(&self, tuple: &Tuple, client_isn: u32, server_isn: u32) -> bool;
 
-    /// A bucket of `FLOWS`; of an index beyond its end, the lower bits count.
-    fn flow_bucket(&self, index: u32) -> Option<&LiveBucket>;
+    /// The bucket of `FLOWS` at this fraction of it, see [`crate::flowtable::index`].
+    fn flow_bucket(&self, fraction: u32) -> Option<&LiveBucket>;
     /// Writes `new` to a word that is `old`, atomically; false where it is not.
     fn exchange(&self, word: &Cell<u32>, old: u32, new: u32) -> bool;
     /// Counts a new flow, and whether another made room for it

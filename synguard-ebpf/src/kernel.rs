@@ -19,6 +19,7 @@ use synguard_common::{
     admit::{Admission, RequestAttributes},
     clock::Now,
     flow::{Flow, Net},
+    flowtable,
     profile::Profile,
     tables::{Bucket, Inserted, LiveBucket, Parked, Socket, State, Tables},
     wire::ipv4,
@@ -474,8 +475,8 @@ impl<C> Tables for Kernel<C> {
     }
 
     #[inline(always)]
-    fn flow_bucket(&self, index: u32) -> Option<&LiveBucket> {
-        let index = index & runtime()?.flow_mask;
+    fn flow_bucket(&self, fraction: u32) -> Option<&LiveBucket> {
+        let index = flowtable::index(fraction, runtime()?.flow_buckets);
         // SAFETY: a live map value of the same layout, whose words are read and written whole.
         FLOWS
             .get_ptr(index)

@@ -73,7 +73,7 @@ pub static ADMISSIONS: Array<AdmissionBucket> = Array::with_max_entries(ADMISSIO
 pub static SCANNER: PerCpuArray<Scanner> = PerCpuArray::with_max_entries(1, 0);
 
 /// Hash of a tuple → connections of proxied services. Written by `synguard_in` and `synguard_out`,
-/// emptied by `synguard_sweep`. Set at load, to a power of two.
+/// emptied by `synguard_sweep`. Set at load.
 #[map]
 pub static FLOWS: Array<FlowBucket> = Array::with_max_entries(1, 0);
 

@@ -8,7 +8,6 @@ use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, HashMap, HashSet},
     net::{IpAddr, SocketAddr},
-    rc::Rc,
 };
 
 use anyhow::{Context as _, Result};
@@ -22,16 +21,22 @@ use synguard_common::{
     clock::Now,
     egress::egress,
     flow::{Flow, Net},
+    flowtable,
     ingress::ingress,
     options::{Options, Places},
     packet::{Frame, Leaving, Packet, PacketMut},
     profile::Profile,
-    tables::{Bucket, Inserted, LiveFlow, Parked, Socket, State, Tables, Verdict},
+    tables::{
+        Bucket, Inserted, LiveBucket, LiveFlow, LiveSlot, Parked, Socket, State, Tables, Verdict,
+    },
     wire::ipv6,
 };
 
 /// Numbers of services: slots of `SERVICES` and `STATES`, as the daemon sizes them.
 pub const SERVICE_SLOTS: usize = 1024;
+
+/// Flows there is room for, unless a test says otherwise.
+const FLOW_ROOM: u32 = 4096;
 
 /// What a slot of `SERVICES` holds that nobody wrote.
 const EMPTY: ServiceConfig = ServiceConfig {
@@ -85,10 +90,9 @@ pub struct HostTables {
     listeners: HashSet<(bool, Address, u16)>,
     assigned: RefCell<Vec<RequestAttributes>>,
     round_trips: RefCell<Vec<(u16, u32)>>,
-    flows: RefCell<HashMap<Tuple, Rc<LiveFlow>>>,
-    flow_room: usize,
-    flow_scratch: Rc<LiveFlow>,
+    flow_buckets: Vec<LiveBucket>,
     flows_created: Cell<u64>,
+    flows_evicted: Cell<u64>,
     sources_verified: Cell<u64>,
     parked: Parked,
     verified: RefCell<HashMap<Address, u32>>,
@@ -118,10 +122,9 @@ impl Default for HostTables {
             listeners: HashSet::new(),
             assigned: RefCell::default(),
             round_trips: RefCell::default(),
-            flows: RefCell::default(),
-            flow_room: usize::MAX,
-            flow_scratch: Rc::default(),
+            flow_buckets: buckets(FLOW_ROOM),
             flows_created: Cell::new(0),
+            flows_evicted: Cell::new(0),
             sources_verified: Cell::new(0),
             parked: Parked::default(),
             verified: RefCell::default(),
@@ -207,9 +210,12 @@ impl HostTables {
         }
     }
 
-    /// Room in the flow table.
-    pub fn flow_room(self, flow_room: usize) -> Self {
-        Self { flow_room, ..self }
+    /// Room in the flow table: for at least so many, and at least one bucket.
+    pub fn flow_room(self, flows: u32) -> Self {
+        Self {
+            flow_buckets: buckets(flows),
+            ..self
+        }
     }
 
     /// The seed of `ADMISSIONS`.
@@ -301,9 +307,11 @@ impl HostTables {
         self.verified_ticks.set(ticks);
     }
 
-    /// Enters a flow.
+    /// Enters a flow, and counts it.
     pub fn enter_flow(&self, key: Tuple, entry: &FlowEntry) {
-        self.flows.borrow_mut().insert(key, Rc::new(live(entry)));
+        if let Some(flow) = flowtable::enter(&self, &key) {
+            fill(flow, entry);
+        }
     }
 
     /// Enters a verified source.
@@ -322,7 +330,9 @@ impl HostTables {
     /// every service calm, without grace.
     pub fn reset_states(&self) {
         self.half_open.borrow_mut().clear();
-        self.flows.borrow_mut().clear();
+        for bucket in &self.flow_buckets {
+            bucket.tags.iter().for_each(|tag| tag.set(flowtable::FREE));
+        }
         self.verified.borrow_mut().clear();
         self.flows_created.set(0);
         self.sources_verified.set(0);
@@ -375,10 +385,11 @@ impl HostTables {
 
     /// `FLOWS`.
     pub fn flow_entries(&self) -> HashMap<Tuple, FlowEntry> {
-        let flows = self.flows.borrow();
-        flows
+        self.flow_buckets
             .iter()
-            .map(|(key, live)| (*key, flow_entry(live)))
+            .flat_map(|bucket| bucket.tags.iter().zip(&bucket.slots))
+            .filter(|(tag, _)| tag.get() != flowtable::FREE)
+            .map(|(_, slot)| (slot_tuple(slot), flow_entry(&slot.flow)))
             .collect()
     }
 
@@ -396,6 +407,7 @@ impl HostTables {
     pub fn flow_counts(&self) -> FlowCounts {
         FlowCounts {
             created: self.flows_created.get(),
+            evicted: self.flows_evicted.get(),
             verified: self.sources_verified.get(),
         }
     }
@@ -607,10 +619,6 @@ impl<'t> Tables for &'t HostTables {
         = BucketRef<'a>
     where
         't: 'a;
-    type Live<'a>
-        = Rc<LiveFlow>
-    where
-        't: 'a;
 
     fn address(&self, address: &Address) -> Option<AddressEntry> {
         let longest = || {
@@ -689,23 +697,23 @@ impl<'t> Tables for &'t HostTables {
         true
     }
 
-    fn flow(&self, tuple: &Tuple) -> Option<Rc<LiveFlow>> {
-        self.flows.borrow().get(tuple).cloned()
+    fn flow_bucket(&self, fraction: u32) -> Option<&LiveBucket> {
+        let index = flowtable::index(fraction, self.flow_buckets.len() as u32);
+        self.flow_buckets.get(index as usize)
     }
 
-    fn flow_scratch(&self) -> Option<Rc<LiveFlow>> {
-        Some(Rc::clone(&self.flow_scratch))
-    }
-
-    fn flow_insert(&self, tuple: &Tuple, new: bool) -> bool {
-        let mut flows = self.flows.borrow_mut();
-        if !flows.contains_key(tuple) && flows.len() >= self.flow_room {
-            return false;
+    fn exchange(&self, word: &Cell<u32>, old: u32, new: u32) -> bool {
+        let is_old = word.get() == old;
+        if is_old {
+            word.set(new);
         }
-        flows.insert(*tuple, Rc::new(live(&flow_entry(&self.flow_scratch))));
-        self.flows_created
-            .set(self.flows_created.get() + u64::from(new));
-        true
+        is_old
+    }
+
+    fn count_flow(&self, evicted: bool) {
+        self.flows_created.set(self.flows_created.get() + 1);
+        let evictions = self.flows_evicted.get() + u64::from(evicted);
+        self.flows_evicted.set(evictions);
     }
 
     fn parked(&self) -> Option<&Parked> {
@@ -768,9 +776,8 @@ impl Admission for &HostTables {
     }
 }
 
-/// A live entry with these contents.
-pub fn live(entry: &FlowEntry) -> LiveFlow {
-    let live = LiveFlow::default();
+/// Gives a live entry these contents.
+fn fill(live: &LiveFlow, entry: &FlowEntry) {
     live.delta.set(entry.delta);
     live.ts_delta.set(entry.ts_delta);
     live.cookie.set(entry.cookie);
@@ -794,7 +801,29 @@ pub fn live(entry: &FlowEntry) -> LiveFlow {
     for (word, bytes) in live.link.iter().zip(entry.link.as_chunks::<4>().0) {
         word.set(u32::from_ne_bytes(*bytes));
     }
-    live
+}
+
+/// The key of a live entry.
+fn slot_tuple(slot: &LiveSlot) -> Tuple {
+    let mut bytes = [0; size_of::<Tuple>()];
+    for (chunk, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(&slot.key) {
+        *chunk = word.get().to_ne_bytes();
+    }
+    let half = |at: usize| std::array::from_fn(|i| bytes[at + i]);
+    let port = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
+    Tuple {
+        client: Address(half(0)),
+        server: Address(half(16)),
+        client_port: port(32),
+        server_port: port(34),
+        pad: 0,
+    }
+}
+
+/// A table with room for so many flows.
+fn buckets(flows: u32) -> Vec<LiveBucket> {
+    let count = flowtable::buckets_for(flows);
+    (0..count).map(|_| LiveBucket::default()).collect()
 }
 
 /// The contents of a live entry.
@@ -837,7 +866,68 @@ fn covers(bits: u32, prefix: &[u8; 16], address: &[u8; 16]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use synguard_common::abi::{FLOW_KNOWN, FLOW_WAYS};
+
     use super::*;
+
+    fn flow(seen_at: u32) -> FlowEntry {
+        let live = LiveFlow::default();
+        live.state.set(FLOW_KNOWN);
+        live.seen_at.set(seen_at);
+        flow_entry(&live)
+    }
+
+    fn connection(port: u16) -> Tuple {
+        tuple(
+            SocketAddr::from(([198, 18, 0, 1], port)),
+            SocketAddr::from(([192, 0, 2, 1], 443)),
+        )
+    }
+
+    #[test]
+    fn a_full_bucket_forgets_who_was_silent_for_longest() {
+        let tables = HostTables::default().flow_room(1);
+        tables.set_tick(100);
+        for way in 0..FLOW_WAYS as u16 {
+            tables.enter_flow(connection(way), &flow(if way == 5 { 3 } else { 90 }));
+        }
+        // A tick ahead of this CPU's is no great age.
+        tables.enter_flow(connection(2), &flow(101));
+        assert_eq!(tables.flow_entries().len(), FLOW_WAYS);
+        let entered = flowtable::enter(&&tables, &connection(99)).map(|flow| {
+            assert_eq!(flow.state.get(), 0);
+            fill(flow, &self::flow(100));
+        });
+        assert!(entered.is_some());
+        let counts = tables.flow_counts();
+        assert_eq!((counts.created, counts.evicted), (9, 1));
+        let left = tables.flow_entries();
+        assert!(left.contains_key(&connection(99)) && !left.contains_key(&connection(5)));
+        assert_eq!(left.len(), FLOW_WAYS);
+    }
+
+    #[test]
+    fn three_quarters_full_it_evicts_nobody_and_finds_everybody() {
+        let tables = HostTables::default()
+            .flow_room(10_000)
+            .seed(0x1234_5678_9abc_def0);
+        let capacity = tables.flow_buckets.len() * FLOW_WAYS;
+        let flows = capacity * 3 / 4;
+        let of = |i: usize| {
+            let client = SocketAddr::from(([198, 18, (i >> 14) as u8, (i >> 6) as u8], i as u16));
+            tuple(client, SocketAddr::from(([192, 0, 2, 1], 443)))
+        };
+        for i in 0..flows {
+            tables.enter_flow(of(i), &flow(i as u32));
+        }
+        let evicted = tables.flow_counts().evicted;
+        assert_eq!((tables.flow_entries().len(), evicted), (flows, 0));
+        for i in 0..flows {
+            let found = flowtable::find(&&tables, &of(i)).map(|flow| flow.seen_at.get());
+            assert_eq!(found, Some(i as u32));
+        }
+        assert!(flowtable::find(&&tables, &of(flows)).is_none());
+    }
 
     #[test]
     fn the_longest_prefix_wins_and_an_address_before_it() {

@@ -31,7 +31,6 @@ use synguard_common::{
 use super::{
     flows::{Flows, tuple},
     frames::Client,
-    harness::remove,
     random::Random,
 };
 use crate::{
@@ -299,26 +298,27 @@ impl Scene {
     /// Enters flows.
     pub fn enter_flows(&mut self, flows: Flows) -> Result<()> {
         for (tuple, entry) in flows.entries() {
-            self.flows
+            let entered = self
                 .flows
-                .insert(Wire(tuple), Wire(entry), 0)
+                .table
+                .insert(&tuple, entry)
                 .context("cannot write FLOWS")?;
+            ensure!(entered, "no room in FLOWS");
         }
         Ok(())
     }
 
     /// Removes flows, as far as they are there.
     pub fn remove_flows(&mut self, tuples: &[Tuple]) -> Result<()> {
-        tuples
-            .iter()
-            .try_for_each(|tuple| remove(&mut self.flows.flows, *tuple))
+        self.flows
+            .table
+            .remove(tuples)
             .context("cannot clear FLOWS")
     }
 
     fn clear_flows(&mut self) -> Result<()> {
-        let left: Result<Vec<Wire<Tuple>>, _> = self.flows.flows.keys().collect();
-        let left: Vec<_> = left.context("cannot read FLOWS")?;
-        let left: Vec<Tuple> = left.into_iter().map(|Wire(tuple)| tuple).collect();
+        let left = self.flows.table.entries().context("cannot read FLOWS")?;
+        let left: Vec<Tuple> = left.into_iter().map(|(tuple, _)| tuple).collect();
         self.remove_flows(&left)
     }
 

@@ -4,7 +4,7 @@
 use std::io;
 
 use anyhow::Context as _;
-use synguard_common::abi::{ERRAND_REFUSE, ERRAND_RETRY, Errand, FLOW_PENDING, FlowEntry};
+use synguard_common::abi::{ERRAND_REFUSE, ERRAND_RETRY, Errand, FLOW_PENDING};
 
 use crate::dataplane::{frames, packet::PacketSocket, testrun::Runner};
 
@@ -50,16 +50,12 @@ impl Courier {
         })
     }
 
-    /// Runs an errand for `flow`, if that is still there.
-    pub fn run(
-        &self,
-        errand: &Errand,
-        flow: Option<&FlowEntry>,
-        ports: &[Port],
-    ) -> anyhow::Result<Outcome> {
-        let Some((flow, port)) = flow
-            .filter(|flow| flow.state == FLOW_PENDING)
-            .and_then(|flow| Some((flow, choose(ports, frames::link(flow)?)?)))
+    /// Runs an errand.
+    pub fn run(&self, errand: &Errand, ports: &[Port]) -> anyhow::Result<Outcome> {
+        let flow = &errand.flow;
+        let Some(port) = frames::link(flow)
+            .filter(|_| flow.state == FLOW_PENDING)
+            .and_then(|link| choose(ports, link))
         else {
             return Ok(Outcome::Obsolete);
         };

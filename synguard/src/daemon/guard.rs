@@ -292,14 +292,12 @@ impl Guard {
 
     /// Tells the programs what they must know of the daemon's state.
     pub(super) fn write_runtime(&mut self) -> Result<(), MapError> {
-        let generic = self.interfaces.iter().any(Interface::is_generic);
         let (forwards, settled_at) = (self.forwards(), self.settled_at);
         let verified_ticks = clock::ticks(self.config.verified_timeout);
         let flow_idle_ticks = clock::ticks(self.config.flow_idle_timeout);
         self.dataplane.maps.change_runtime(|runtime| {
             *runtime = Runtime {
                 forwards: forwards.into(),
-                generic: generic.into(),
                 settled_at,
                 verified_ticks,
                 flow_idle_ticks,

@@ -20,7 +20,10 @@ use tracing::{debug, warn};
 
 use super::{
     error::{AttachError, MissingCapabilities, MtuHint, errno, one_line},
-    load::{Dataplane, PROGRAM_ADMIT, PROGRAM_IN, PROGRAM_IN_GENERIC, PROGRAM_OUT, program},
+    load::{
+        Dataplane, PROGRAM_ADMIT, PROGRAM_IN, PROGRAM_IN_GENERIC, PROGRAM_OUT, PROGRAM_OUT_GENERIC,
+        program,
+    },
     qdisc::Clsact,
 };
 use crate::model::XdpMode;
@@ -105,12 +108,9 @@ pub fn attach(
     if let Some(program) = device.xdp_program {
         return Err(occupied(device, program));
     }
-    let out = hook(
-        &mut dataplane.ebpf,
-        PROGRAM_OUT,
-        device,
-        TcAttachType::Egress,
-    )?;
+    // By guess: should the driver refuse, the other takes its place.
+    let generic = mode == XdpMode::Generic;
+    let out = hook_out(dataplane, device, generic)?;
     let mut admit = BTreeMap::new();
     if dataplane.local_error.is_none() {
         for device in std::iter::once(device).chain(vlans) {
@@ -124,6 +124,10 @@ pub fn attach(
         }
     }
     let (xdp, xdp_mode) = attach_xdp(&mut dataplane.ebpf, device, mode)?;
+    let out = match xdp_mode == GENERIC {
+        now if now == generic => out,
+        now => hook_out(dataplane, device, now)?,
+    };
     Ok(Attachment {
         _xdp: xdp,
         admit,
@@ -133,6 +137,26 @@ pub fn attach(
         name: device.name.clone(),
     })
 }
+
+/// The way out, which must know whether what it sends back passes XDP once more.
+fn hook_out(
+    dataplane: &mut Dataplane,
+    device: &Device,
+    generic: bool,
+) -> Result<Hook, AttachError> {
+    let name = if generic {
+        PROGRAM_OUT_GENERIC
+    } else {
+        PROGRAM_OUT
+    };
+    dataplane
+        .out(generic)
+        .map_err(|error| kernel(device, name, error.to_string()))?;
+    hook(&mut dataplane.ebpf, name, device, TcAttachType::Egress)
+}
+
+/// As [`Attachment::xdp_mode`] has it.
+const GENERIC: &str = "generic";
 
 fn attach_xdp(
     ebpf: &mut Ebpf,
@@ -159,7 +183,7 @@ fn attach_xdp(
             Err(error) => return Err(error),
         }
     }
-    try_xdp(ebpf, device, AyaXdpMode::Skb).map(|link| (link, "generic"))
+    try_xdp(ebpf, device, AyaXdpMode::Skb).map(|link| (link, GENERIC))
 }
 
 fn try_xdp(ebpf: &mut Ebpf, device: &Device, mode: AyaXdpMode) -> Result<XdpLink, AttachError> {

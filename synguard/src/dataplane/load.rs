@@ -10,7 +10,7 @@ use aya::{
     util::KernelVersion,
 };
 use aya_obj::btf::BtfKind;
-use synguard_common::abi::map;
+use synguard_common::{abi::map, flowtable::buckets_for};
 use tracing::debug;
 
 use super::{
@@ -32,6 +32,8 @@ pub const PROGRAM_IN_GENERIC: &str = "synguard_in_skb";
 pub const PROGRAM_ADMIT: &str = "synguard_admit";
 /// TC egress program: the way out.
 pub const PROGRAM_OUT: &str = "synguard_out";
+/// The same for an interface whose XDP program runs in generic mode, loaded when it is needed.
+pub const PROGRAM_OUT_GENERIC: &str = "synguard_out_skb";
 
 /// TC program that is never attached: run by the daemon, it looks after the flows.
 pub const PROGRAM_SWEEP: &str = "synguard_sweep";
@@ -125,6 +127,21 @@ impl Dataplane {
         Ok(Jiffies::new(runner, typed(&mut self.ebpf, map::MOMENT)?))
     }
 
+    /// The way out, loaded: one for each mode of XDP, as one must know that what it sends back passes
+    /// XDP once more.
+    pub fn out(&mut self, generic: bool) -> Result<&mut SchedClassifier, LoadError> {
+        let name = if generic {
+            PROGRAM_OUT_GENERIC
+        } else {
+            PROGRAM_OUT
+        };
+        let out: &mut SchedClassifier = program(&mut self.ebpf, name)?;
+        if out.fd().is_err() {
+            out.load().map_err(|error| rejected(name, &error))?;
+        }
+        Ok(out)
+    }
+
     /// A TC program, likewise.
     pub fn classifier(&self, name: &str) -> Result<&SchedClassifier, LoadError> {
         shared(&self.ebpf, name)
@@ -168,7 +185,7 @@ pub fn load_sized(options: &Options, sizes: FlowSizes) -> Result<Dataplane, Load
     let mut ebpf = EbpfLoader::new()
         .btf(Some(&btf))
         .map_max_entries(map::HALF_OPEN, options.half_open_entries)
-        .map_max_entries(map::FLOWS, sizes.flows)
+        .map_max_entries(map::FLOWS, buckets_for(sizes.flows))
         .map_max_entries(map::VERIFIED, sizes.verified)
         .map_max_entries(map::ADDRESSES, ADDRESS_ENTRIES)
         .map_max_entries(map::PREFIXES, ADDRESS_ENTRIES)

@@ -7,11 +7,11 @@ use aya::{
     maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, MapInfo, PerCpuArray, Queue},
 };
 use synguard_common::abi::{
-    self, Address, AddressEntry, Clock, EpochKey, Errand, FlowCounts, FlowEntry, HalfOpen,
-    PortEntry, PortKey, Runtime, ServiceConfig, ServiceStats, Sweep, Tuple, VerifiedSource, map,
+    self, Address, AddressEntry, Clock, EpochKey, Errand, FlowCounts, HalfOpen, PortEntry, PortKey,
+    Runtime, ServiceConfig, ServiceStats, Sweep, Tuple, VerifiedSource, map,
 };
 
-use super::{error::LoadError, states::States, wire::Wire};
+use super::{error::LoadError, flows::FlowTable, states::States, wire::Wire};
 
 /// `HALF_OPEN`.
 pub type HalfOpenMap = HashMap<MapData, Wire<Tuple>, Wire<HalfOpen>>;
@@ -19,7 +19,7 @@ pub type HalfOpenMap = HashMap<MapData, Wire<Tuple>, Wire<HalfOpen>>;
 /// The tables of flows and verified sources, for a thread of their own.
 pub struct FlowMaps {
     /// Connections of proxied services.
-    pub flows: HashMap<MapData, Wire<Tuple>, Wire<FlowEntry>>,
+    pub table: FlowTable,
     /// What the programs counted.
     pub counts: PerCpuArray<MapData, Wire<FlowCounts>>,
     /// Sources that answered a cookie with RST.
@@ -70,8 +70,9 @@ impl Maps {
             map::FLOWS,
             map::VERIFIED,
         ] {
-            if let Some(Map::HashMap(data) | Map::LruHashMap(data) | Map::LpmTrie(data)) =
-                ebpf.map(name)
+            if let Some(
+                Map::HashMap(data) | Map::LruHashMap(data) | Map::LpmTrie(data) | Map::Array(data),
+            ) = ebpf.map(name)
                 && let Ok(info) = data.info()
             {
                 infos.insert(name, info);
@@ -90,6 +91,10 @@ impl Maps {
                 )));
             }
         };
+        let seed = getrandom::u64().map_err(|error| LoadError::Kernel {
+            what: "get random numbers".into(),
+            reason: error.to_string(),
+        })?;
         let mut maps = Self {
             addresses: typed(ebpf, map::ADDRESSES)?,
             prefixes: typed(ebpf, map::PREFIXES)?,
@@ -101,7 +106,7 @@ impl Maps {
             runtime: typed(ebpf, map::RUNTIME)?,
             half_open: typed(ebpf, map::HALF_OPEN)?,
             flows: Some(FlowMaps {
-                flows: typed(ebpf, map::FLOWS)?,
+                table: FlowTable::new(typed(ebpf, map::FLOWS)?, seed),
                 counts: typed(ebpf, map::FLOW_COUNTS)?,
                 verified: typed(ebpf, map::VERIFIED)?,
                 errands: typed(ebpf, map::ERRANDS)?,
@@ -110,13 +115,10 @@ impl Maps {
             states: Arc::new(states),
             infos,
         };
-        let seed = getrandom::u64().map_err(|error| LoadError::Kernel {
-            what: "get random numbers".into(),
-            reason: error.to_string(),
-        })?;
         let runtime = Runtime {
             abi_version: abi::ABI_VERSION,
             seed,
+            flow_buckets: maps.infos.get(map::FLOWS).map_or(0, MapInfo::max_entries),
             ..Runtime::default()
         };
         maps.runtime
@@ -142,9 +144,11 @@ impl Maps {
 
     /// Room in the table `name`.
     pub fn capacity(&self, name: &str) -> Option<u64> {
-        self.infos
-            .get(name)
-            .map(|info| u64::from(info.max_entries()))
+        let entries = u64::from(self.infos.get(name)?.max_entries());
+        Some(match name {
+            map::FLOWS => entries * abi::FLOW_WAYS as u64,
+            _ => entries,
+        })
     }
 
     /// A second handle of the half-open table, for a thread of its own.

@@ -34,7 +34,7 @@ pod!(
     abi::Runtime,
     abi::Tuple,
     abi::HalfOpen,
-    abi::FlowEntry,
+    abi::FlowBucket,
     abi::FlowCounts,
     abi::Errand,
     abi::Sweep,

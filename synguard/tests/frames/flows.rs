@@ -14,7 +14,7 @@ use synguard_common::abi::{
 use synguard_lab::host::HostTables;
 
 /// Room in either table: more than any test needs, so that nothing is evicted.
-pub const ROOM: u32 = 16_384;
+pub const ROOM: u32 = 4096;
 
 /// A service's state, written whole before a frame comes.
 #[repr(transparent)]
@@ -29,6 +29,7 @@ pub struct Flows {
     maps: FlowMaps,
     states: Array<MapData, State>,
     before: FlowCounts,
+    host_before: FlowCounts,
 }
 
 impl Flows {
@@ -40,15 +41,15 @@ impl Flows {
             maps,
             states: states(dataplane)?,
             before,
+            host_before: FlowCounts::default(),
         })
     }
 
     /// Empties both tables.
     pub fn clear(&mut self) -> Result<()> {
-        let flows: Vec<_> = self.maps.flows.keys().collect::<Result<_, _>>()?;
-        for key in flows {
-            self.maps.flows.remove(&key)?;
-        }
+        let flows = self.maps.table.entries()?;
+        let tuples: Vec<Tuple> = flows.into_iter().map(|(tuple, _)| tuple).collect();
+        self.maps.table.remove(&tuples)?;
         let verified: Vec<_> = self.maps.verified.keys().collect::<Result<_, _>>()?;
         for key in verified {
             self.maps.verified.remove(&key)?;
@@ -59,8 +60,9 @@ impl Flows {
 
     /// Fills the tables and the states of `services` from the host's.
     pub fn fill(&mut self, tables: &HostTables, services: &[u16]) -> Result<()> {
+        self.host_before = tables.flow_counts();
         for (key, flow) in tables.flow_entries() {
-            self.maps.flows.insert(Layout(key), Layout(flow), 0)?;
+            ensure!(self.maps.table.insert(&key, flow)?, "no room for {key:?}");
         }
         for (key, since) in tables.verified_sources() {
             let source = VerifiedSource { since, pad: 0 };
@@ -75,12 +77,7 @@ impl Flows {
 
     /// The flows, which are the host's too.
     pub fn agreed(&self, host: &HostTables) -> Result<HashMap<Tuple, FlowEntry>> {
-        let kernel: HashMap<Tuple, FlowEntry> = self
-            .maps
-            .flows
-            .iter()
-            .map(|entry| entry.map(|(key, value)| (key.0, value.0)))
-            .collect::<Result<_, _>>()?;
+        let kernel: HashMap<Tuple, FlowEntry> = self.maps.table.entries()?.into_iter().collect();
         let host = host.flow_entries();
         for (key, flow) in &kernel {
             let other = host.get(key);
@@ -111,9 +108,15 @@ impl Flows {
         let now = self.maps.counted()?;
         let kernel = FlowCounts {
             created: now.created - self.before.created,
+            evicted: now.evicted - self.before.evicted,
             verified: now.verified - self.before.verified,
         };
         let host = host.flow_counts();
+        let host = FlowCounts {
+            created: host.created - self.host_before.created,
+            evicted: host.evicted - self.host_before.evicted,
+            verified: host.verified - self.host_before.verified,
+        };
         ensure!(kernel == host, "counted: kernel {kernel:?}, host {host:?}");
         Ok(())
     }

@@ -6,10 +6,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::lpm_trie::Key;
 use rustix::time::{ClockId, clock_gettime};
 use synguard::dataplane::{
-    Dataplane, FlowSizes, Options,
-    load::{PROGRAM_ADMIT, PROGRAM_OUT},
-    load_sized, stats,
-    wire::Wire as Layout,
+    Dataplane, FlowSizes, Options, load::PROGRAM_ADMIT, load_sized, stats, wire::Wire as Layout,
 };
 use synguard_common::{
     abi::{
@@ -374,7 +371,6 @@ impl Side for KernelSide {
             runtime.has_prefixes = u32::from(has_prefixes);
             runtime.no_metadata = 0;
             runtime.forwards = u32::from((&tables).forwards());
-            runtime.generic = u32::from((&tables).generic());
             runtime.settled_at = (&tables).settled_at();
             runtime.verified_ticks = tables.verified_ticks();
             runtime.generation = runtime.generation.wrapping_add(1);
@@ -420,7 +416,7 @@ impl Side for KernelSide {
     }
 
     fn egress(&mut self, frame: &[u8]) -> Result<Departure> {
-        let run = testrun::run(self.dataplane.classifier(PROGRAM_OUT)?, frame)?;
+        let run = testrun::run(self.dataplane.out((&self.host).generic())?, frame)?;
         let verdict = self.counted()?;
         let host = self.host.run_egress_whole(frame)?;
         ensure!(
