@@ -218,9 +218,21 @@ impl HostTables {
         }
     }
 
-    /// The seed of `ADMISSIONS`.
+    /// The seed of `ADMISSIONS` and `FLOWS`; the flows there are move to where it puts them.
     pub fn seed(self, seed: u64) -> Self {
-        Self { seed, ..self }
+        let flows = self.flow_entries();
+        let moved = Self {
+            seed,
+            flow_buckets: (self.flow_buckets.iter().map(|_| LiveBucket::default())).collect(),
+            ..self
+        };
+        let (created, evicted) = (moved.flows_created.get(), moved.flows_evicted.get());
+        for (key, entry) in flows {
+            moved.enter_flow(key, &entry);
+        }
+        moved.flows_created.set(created);
+        moved.flows_evicted.set(evicted);
+        moved
     }
 
     /// Adds a listener.
