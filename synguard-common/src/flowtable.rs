@@ -190,7 +190,11 @@ fn look<'t, T: Tables>(tables: &'t T, tuple: &Tuple) -> Option<&'t LiveFlow> {
 fn claim<'t, T: Tables>(tables: &'t T, tuple: &Tuple) -> Option<&'t LiveFlow> {
     let place = Place::of(tuple, tables.seed());
     let [first, second] = place.buckets;
-    let (here, there) = (best(tables, first)?, best(tables, second)?);
+    let (mut here, mut there) = (space(tables, first)?, space(tables, second)?);
+    if (here | there) >> WAY_BITS == 0 {
+        // The times lie with the flows, not with the tags: not looked at where there is space.
+        (here, there) = (silence(tables, first)?, silence(tables, second)?);
+    }
     let (index, best) = if here >= there {
         (first, here)
     } else {
@@ -212,33 +216,47 @@ fn claim<'t, T: Tables>(tables: &'t T, tuple: &Tuple) -> Option<&'t LiveFlow> {
     Some(&slot.flow)
 }
 
-/// The way of a bucket to take, in the low bits, below how good it is: the more ways are free, the
-/// better; where none is, the longer one was silent.
+/// How many ways of a bucket are free, above the number of one of them.
 ///
-/// Without branches, which the verifier would follow in every combination; [`Tables::zero`] keeps LLVM
-/// from making some of the arithmetic.
+/// Without branches, which the verifier would follow in every combination.
 #[inline(always)]
-fn best<T: Tables>(tables: &T, index: u32) -> Option<u64> {
-    /// Better than any age.
-    const SPACE: u64 = 1 << 40;
+fn space<T: Tables>(tables: &T, fraction: u32) -> Option<u64> {
+    let bucket = tables.flow_bucket(fraction)?;
+    let (mut free, mut chosen) = (0, 0);
+    for way in 0..FLOW_WAYS {
+        // All ones where the tag is 0: the borrow of `tag - 1`.
+        let tag = bucket.tags[way].get() as u64;
+        let mask = sign(tables, tag.wrapping_sub(1));
+        // Not `mask & 1`: the verifier of Linux 6.18 follows both outcomes of an AND with a constant.
+        free = u64::wrapping_sub(free, mask);
+        chosen ^= (chosen ^ way as u64) & mask;
+    }
+    Some((free << WAY_BITS) + (chosen & (FLOW_WAYS as u64 - 1)))
+}
+
+/// For how long the way of a bucket that was silent for longest was so, in ticks, above its number.
+#[inline(always)]
+fn silence<T: Tables>(tables: &T, fraction: u32) -> Option<u64> {
     /// Ticks by which a packet may be ahead of this CPU's clock.
     const AHEAD: u32 = 8;
-    let bucket = tables.flow_bucket(index)?;
-    let zero = tables.zero() as u64;
+    let bucket = tables.flow_bucket(fraction)?;
     let now = tables.tick().wrapping_add(AHEAD);
-    let (mut best, mut free) = (0, 0);
+    let mut longest = 0u64;
     for way in 0..FLOW_WAYS {
-        let tag = bucket.tags[way].get() as u64;
         let age = now.wrapping_sub(bucket.slots[way].flow.seen_at.get()) as u64;
-        // The borrow of `tag - 1`.
-        let is_free = (tag + zero).wrapping_sub(1) >> 63;
-        free += is_free;
-        let mine = ((age + is_free * SPACE) << WAY_BITS) + way as u64;
+        let mine = (age << WAY_BITS) + way as u64;
         // All ones where `mine` is more.
-        let mask = (best + zero).wrapping_sub(mine) as i64 >> 63;
-        best ^= (best ^ mine) & mask as u64;
+        let mask = sign(tables, longest.wrapping_sub(mine));
+        longest ^= (longest ^ mine) & mask;
     }
-    Some(best.wrapping_add((free * SPACE) << WAY_BITS))
+    Some(longest)
+}
+
+/// All ones where the number is negative, else zero. Hidden before and after, or LLVM makes a comparison
+/// of it and a branch of that.
+#[inline(always)]
+fn sign<T: Tables>(tables: &T, number: u64) -> u64 {
+    tables.hidden((tables.hidden(number) as i64 >> 63) as u64)
 }
 
 /// Bits of the number of a way.

@@ -246,6 +246,9 @@ pub trait Tables: Copy {
     /// without it, every combination of VLAN tags, extension headers and TCP options is walked to
     /// the end, half a million instructions of the million allowed.
     fn zero(&self) -> usize;
+    /// The number itself, of which LLVM then knows nothing: it keeps arithmetic from becoming a branch,
+    /// of which the verifier would follow both ways.
+    fn hidden(&self, number: u64) -> u64;
     /// [`crate::abi::Runtime::seed`].
     fn seed(&self) -> u64;
 

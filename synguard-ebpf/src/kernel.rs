@@ -26,7 +26,7 @@ use synguard_common::{
 };
 
 use crate::{
-    atomic, count, kfunc,
+    atomic, count, cursor, kfunc,
     maps::{
         ADDRESSES, ADMISSIONS, CLOCK, FLOW_COUNTS, FLOWS, FOUND, HALF_OPEN, KEYS, MOMENT, PARKED,
         PORTS, PREFIXES, RUNTIME, SERVICES, STATES, VERIFIED,
@@ -432,6 +432,11 @@ impl<C> Tables for Kernel<C> {
         RUNTIME.get(0).map_or(0, |runtime| unsafe {
             (&raw const runtime.zero).read_volatile()
         }) as usize
+    }
+
+    #[inline(always)]
+    fn hidden(&self, number: u64) -> u64 {
+        cursor::hidden(number as usize) as u64
     }
 
     #[inline(always)]

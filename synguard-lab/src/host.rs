@@ -671,6 +671,10 @@ impl<'t> Tables for &'t HostTables {
         0
     }
 
+    fn hidden(&self, number: u64) -> u64 {
+        number
+    }
+
     fn seed(&self) -> u64 {
         self.seed
     }

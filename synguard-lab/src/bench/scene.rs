@@ -11,7 +11,7 @@ use aya::programs::ProgramFd;
 use nix::time::{ClockId, clock_gettime};
 use rtnetlink::packet_route::address::AddressHeaderFlags;
 use synguard::dataplane::{
-    self, Dataplane, FlowMaps, Options, Tables, apply,
+    self, Dataplane, FlowMaps, FlowSizes, Options, Tables, apply,
     load::{PROGRAM_ADMIT, PROGRAM_OUT},
     states::SharedState,
     stats,
@@ -152,9 +152,16 @@ impl Scene {
         let server = HttpServer::start(&ns, options)?;
         let connections = connect(&ns)?;
 
-        let mut dataplane = dataplane::load(&Options {
+        let options = Options {
             half_open_entries: 65_536,
-        })?;
+        };
+        // The table is emptied before each path, bucket by bucket: no larger than a ring of packets
+        // needs.
+        let sizes = FlowSizes {
+            flows: 4096,
+            ..FlowSizes::default()
+        };
+        let mut dataplane = dataplane::load_sized(&options, sizes)?;
         if let Some(reason) = &dataplane.local_error {
             bail!("the paths of `local` admission cannot be measured: {reason}");
         }
