@@ -548,7 +548,7 @@ impl<C> Tables for Kernel<C> {
             pad: 0,
         };
         let new = VERIFIED.get_ptr(source).is_none();
-        if VERIFIED.insert(source, &entry, 0).is_ok()
+        if VERIFIED.insert(source, entry, 0).is_ok()
             && new
             && let Some(counts) = FLOW_COUNTS.get_ptr_mut(0)
         {

@@ -111,7 +111,7 @@ fn errand(slot: &LiveSlot, what: u32) {
         what,
         pad: 0,
     };
-    if ERRANDS.push(&errand, 0).is_err()
+    if ERRANDS.push(errand, 0).is_err()
         && let Some(sweep) = SWEEP.get_ptr_mut(0)
     {
         // SAFETY: as in `sweep`.

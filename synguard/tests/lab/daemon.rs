@@ -281,7 +281,8 @@ fn without_admission_nothing_is_guarded() {
         .set_sysctl("net.ipv4.tcp_syncookies", 0)
         .unwrap();
     let _server = serve(&edge);
-    let guard = Guard::always(&edge);
+    let config = "[defaults]\nmode = \"always\"\nadmission = \"local\"\n";
+    let guard = Guard::with_config(&edge, config, &[]);
     let service = guard.service();
     assert_eq!(
         (service.admission.as_str(), service.state.as_str()),
