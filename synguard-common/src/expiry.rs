@@ -36,7 +36,8 @@ pub enum Fate {
 pub fn fate(flow: &LiveFlow, tick: u32, idle: u32) -> Fate {
     const OVER: u8 = CLOSING_CLIENT | CLOSING_SERVER;
     let closing = flow.closing.get();
-    let limit = if closing & CLOSING_RESET != 0 {
+    // State 0 is a flow that was never filled in.
+    let limit = if closing & CLOSING_RESET != 0 || flow.state.get() == 0 {
         RESET_TICKS
     } else if flow.state.get() == FLOW_PENDING {
         return pending(flow, tick);

@@ -170,6 +170,8 @@ fn slot<'t, T: Tables>(
 #[inline(always)]
 pub fn enter<'t, T: Tables>(tables: &'t T, tuple: &Tuple) -> Option<&'t LiveFlow> {
     match look(tables, tuple) {
+        // Another CPU is filling it in: not to be taken from it, or two connections would mix.
+        Some(live) if live.state.get() == 0 => None,
         Some(live) => {
             live.state.set(0);
             Some(live)
@@ -208,6 +210,7 @@ fn claim<'t, T: Tables>(tables: &'t T, tuple: &Tuple) -> Option<&'t LiveFlow> {
         return None;
     }
     slot.flow.state.set(0);
+    slot.flow.seen_at.set(tables.tick());
     for (cell, word) in slot.key.iter().zip(words(tuple)) {
         cell.set(word);
     }
