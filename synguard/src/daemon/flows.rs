@@ -9,10 +9,10 @@
 
 use std::{
     sync::{
-        Arc, Condvar, Mutex, PoisonError, RwLock,
+        Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
-    thread::{self, JoinHandle},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -20,11 +20,12 @@ use aya::maps::MapError;
 use synguard_common::abi::{
     ERRAND_SLOTS, FLOW_KNOWN, FLOW_PENDING, FLOW_SPLICED, FlowCounts, Sweep, map,
 };
-use tracing::{error, warn};
+use tracing::error;
 
 use super::{
     clock,
     errands::{Courier, Outcome, Port},
+    worker::{Bell, Worker},
 };
 use crate::{
     dataplane::{
@@ -60,8 +61,6 @@ struct Shared {
     status: Mutex<Known>,
     /// Whole sweeps so far.
     passes: AtomicU64,
-    stop: AtomicBool,
-    bell: (Mutex<()>, Condvar),
 }
 
 /// What the thread has found out.
@@ -77,7 +76,7 @@ struct Known {
 /// The thread; stopped on drop.
 pub struct Flows {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    _worker: Worker,
 }
 
 impl Flows {
@@ -98,8 +97,6 @@ impl Flows {
             verified_ticks: AtomicU32::new(u32::MAX),
             status: Mutex::default(),
             passes: AtomicU64::new(0),
-            stop: AtomicBool::new(false),
-            bell: Default::default(),
         });
         let mut keeper = Keeper {
             verified_capacity: dataplane.maps.capacity(map::VERIFIED).unwrap_or(0),
@@ -113,15 +110,10 @@ impl Flows {
             walking: Complaint::default(),
             running: Complaint::default(),
         };
-        let thread = thread::Builder::new().name("flows".into()).spawn(move || {
-            let mut pause = PAUSE;
-            while keeper.shared.rest(pause) {
-                pause = keeper.work();
-            }
-        })?;
+        let worker = Worker::start("flows", PAUSE, move |bell| keeper.work(bell))?;
         Ok(Self {
             shared,
-            thread: Some(thread),
+            _worker: worker,
         })
     }
 
@@ -163,40 +155,7 @@ impl Flows {
     }
 }
 
-impl Drop for Flows {
-    fn drop(&mut self) {
-        {
-            let _held = self
-                .shared
-                .bell
-                .0
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            self.shared.stop.store(true, Ordering::Relaxed);
-            self.shared.bell.1.notify_all();
-        }
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            warn!("the keeper of flows had died");
-        }
-    }
-}
-
 impl Shared {
-    /// Waits; false once the daemon stops.
-    fn rest(&self, pause: Duration) -> bool {
-        let held = self.bell.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let stopped = |_: &mut ()| !self.stopped();
-        let waited = self.bell.1.wait_timeout_while(held, pause, stopped);
-        drop(waited);
-        !self.stopped()
-    }
-
-    fn stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
-    }
-
     fn known(&self) -> std::sync::MutexGuard<'_, Known> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -236,18 +195,18 @@ impl Complaint {
 
 impl Keeper {
     /// Does what is due; says how long to pause.
-    fn work(&mut self) -> Duration {
+    fn work(&mut self, bell: &Bell) -> Duration {
         let mut pause = PAUSE;
         if self.shared.wanted.load(Ordering::Relaxed) {
             let start = Instant::now();
             let swept = self.pass();
             pause = pause.max(start.elapsed() * REST);
             self.sweeping.about("sweep the flows", swept);
-            self.errands();
+            self.errands(bell);
         }
         let start = Instant::now();
         if start >= self.verified_due {
-            let walked = self.walk();
+            let walked = self.walk(bell);
             let rest = VERIFIED_PAUSE.max(start.elapsed() * REST);
             self.verified_due = Instant::now() + rest;
             self.walking
@@ -268,9 +227,9 @@ impl Keeper {
     }
 
     /// Runs every errand there is, but no more than the queue holds.
-    fn errands(&mut self) {
+    fn errands(&mut self, bell: &Bell) {
         for _ in 0..ERRAND_SLOTS {
-            if self.shared.stopped() {
+            if bell.has_rung() {
                 return;
             }
             let result = match self.errand() {
@@ -308,7 +267,7 @@ impl Keeper {
     }
 
     /// Counts the verified sources, and removes those that are so no more.
-    fn walk(&mut self) -> Result<(), MapError> {
+    fn walk(&mut self, bell: &Bell) -> Result<(), MapError> {
         let total = self.maps.counted()?.verified;
         self.known.flows.verified_total = total;
         if self.known.verified == 0 && self.known.verified_then == total {
@@ -321,7 +280,7 @@ impl Keeper {
         for entry in self.maps.verified.iter() {
             steps += 1;
             // Keys that vanish under the walk make it start over.
-            if self.shared.stopped() || steps > self.verified_capacity.saturating_mul(2) {
+            if bell.has_rung() || steps > self.verified_capacity.saturating_mul(2) {
                 break;
             }
             if steps.is_multiple_of(BATCH) {

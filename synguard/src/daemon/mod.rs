@@ -27,6 +27,7 @@ mod startup;
 mod sweep;
 mod sysctl;
 mod watermark;
+mod worker;
 
 use std::{
     path::PathBuf,

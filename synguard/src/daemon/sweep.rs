@@ -9,17 +9,19 @@
 
 use std::{
     sync::{
-        Arc, Condvar, Mutex, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
     },
-    thread::{self, JoinHandle},
+    thread,
     time::Duration,
 };
 
 use synguard_common::abi::{HalfOpen, SERVICE_NONE, Tuple};
-use tracing::warn;
 
-use super::clock;
+use super::{
+    clock,
+    worker::{Bell, Worker},
+};
 use crate::dataplane::{States, load::SERVICE_SLOTS, maps::HalfOpenMap, wire::Wire};
 
 /// Time between passes.
@@ -38,14 +40,12 @@ struct Shared {
     expired: Vec<AtomicU64>,
     entries: AtomicU64,
     passes: AtomicU64,
-    stop: AtomicBool,
-    bell: (Mutex<()>, Condvar),
 }
 
 /// The thread; stopped on drop.
 pub struct Sweeper {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    _worker: Worker,
 }
 
 impl Sweeper {
@@ -56,24 +56,20 @@ impl Sweeper {
             expired: (0..SERVICE_SLOTS).map(|_| AtomicU64::new(0)).collect(),
             entries: AtomicU64::new(0),
             passes: AtomicU64::new(0),
-            stop: AtomicBool::new(false),
-            bell: (Mutex::new(()), Condvar::new()),
         });
-        let theirs = Arc::clone(&shared);
-        let thread = thread::Builder::new().name("sweep".into()).spawn(move || {
-            let mut sweep = Sweep {
-                map,
-                capacity,
-                states,
-                shared: theirs,
-            };
-            while sweep.shared.rest() {
-                sweep.pass();
-            }
+        let mut sweep = Sweep {
+            map,
+            capacity,
+            states,
+            shared: Arc::clone(&shared),
+        };
+        let worker = Worker::start("sweep", PAUSE, move |bell| {
+            sweep.pass(bell);
+            PAUSE
         })?;
         Ok(Self {
             shared,
-            thread: Some(thread),
+            _worker: worker,
         })
     }
 
@@ -118,36 +114,7 @@ impl Sweeper {
     }
 }
 
-impl Drop for Sweeper {
-    fn drop(&mut self) {
-        {
-            let _held = self
-                .shared
-                .bell
-                .0
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            self.shared.stop.store(true, Ordering::Relaxed);
-            self.shared.bell.1.notify_all();
-        }
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            warn!("the sweep of half-open connections had died");
-        }
-    }
-}
-
 impl Shared {
-    /// Waits for the next pass; false once the daemon stops.
-    fn rest(&self) -> bool {
-        let held = self.bell.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let stopped = |_: &mut ()| !self.stop.load(Ordering::Relaxed);
-        let waited = self.bell.1.wait_timeout_while(held, PAUSE, stopped);
-        drop(waited);
-        !self.stop.load(Ordering::Relaxed)
-    }
-
     fn timeout(&self, number: u16) -> u64 {
         let table = self.timeouts.read().unwrap_or_else(PoisonError::into_inner);
         table.get(usize::from(number)).copied().unwrap_or(0)
@@ -162,14 +129,14 @@ struct Sweep {
 }
 
 impl Sweep {
-    fn pass(&mut self) {
+    fn pass(&mut self, bell: &Bell) {
         let now = clock::monotonic_ns();
         let (mut steps, mut left) = (0u64, 0u64);
         let mut old: Vec<(Tuple, u16)> = Vec::new();
         let mut whole = true;
         for entry in self.map.iter() {
             steps += 1;
-            if self.shared.stop.load(Ordering::Relaxed) {
+            if bell.has_rung() {
                 return;
             }
             if steps > self.capacity.saturating_mul(2) {
