@@ -19,6 +19,12 @@ pub fn monotonic_ns() -> u64 {
         .wrapping_add(time.tv_nsec as u64)
 }
 
+/// CPU time that the calling thread has used.
+pub fn thread_cpu() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
 /// CLOCK_MONOTONIC in the unit of [`synguard_common::abi::Clock::tick`].
 pub fn tick() -> u32 {
     (monotonic_ns() / TICK_NS) as u32

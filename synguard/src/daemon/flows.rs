@@ -3,9 +3,9 @@
 //! Every tick the thread has the kernel go through the flow table (`synguard_sweep`, run by
 //! `BPF_PROG_TEST_RUN`): it removes what has grown old, counts what is left, and leaves errands for
 //! pending flows whose server has not answered, which the thread then runs ([`super::errands`]).
-//! Now and then it goes through the table of verified sources itself. Neither takes more than a
-//! hundredth of a CPU: a walk that took long is followed by a pause a hundred times as long, which a
-//! table of a million flows stretches to seconds.
+//! Now and then it goes through the table of verified sources itself. Neither takes much more than a
+//! hundredth of a CPU: a walk is followed by a pause a hundred times as long as it kept the CPU, but
+//! servers that keep silent wait no longer than [`LONGEST_PAUSE`] for the next sweep.
 
 use std::{
     sync::{
@@ -41,8 +41,13 @@ use crate::{
 const PAUSE: Duration = Duration::from_millis(250);
 /// Time between walks over the verified sources, at least.
 const VERIFIED_PAUSE: Duration = Duration::from_secs(1);
-/// A walk is followed by a pause of at least this many times its duration.
+/// A walk is followed by a pause of at least this many times the CPU time it took. Time on the clock
+/// will not do: a sweep that had to wait for the CPU would put off the next for seconds, and with it
+/// every SYN that is to be sent again.
 const REST: u32 = 100;
+/// The longest pause between sweeps: about what Linux waits before it sends a SYN again
+/// (TCP_TIMEOUT_INIT).
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// What `synguard_sweep` is shown, which looks at no packet: any frame the kernel takes.
 const ANY_FRAME: [u8; 64] = [0; 64];
 /// Verified sources after which other threads get their turn.
@@ -198,16 +203,16 @@ impl Keeper {
     fn work(&mut self, bell: &Bell) -> Duration {
         let mut pause = PAUSE;
         if self.shared.wanted.load(Ordering::Relaxed) {
-            let start = Instant::now();
+            let start = clock::thread_cpu();
             let swept = self.pass();
-            pause = pause.max(start.elapsed() * REST);
+            pause = pause_after(clock::thread_cpu().saturating_sub(start));
             self.sweeping.about("sweep the flows", swept);
             self.errands(bell);
         }
-        let start = Instant::now();
-        if start >= self.verified_due {
+        if Instant::now() >= self.verified_due {
+            let start = clock::thread_cpu();
             let walked = self.walk(bell);
-            let rest = VERIFIED_PAUSE.max(start.elapsed() * REST);
+            let rest = (clock::thread_cpu().saturating_sub(start) * REST).max(VERIFIED_PAUSE);
             self.verified_due = Instant::now() + rest;
             self.walking
                 .about("count the verified sources", walked.map_err(Into::into));
@@ -306,6 +311,11 @@ impl Keeper {
     }
 }
 
+/// How long to pause after a sweep that took so much of a CPU.
+fn pause_after(sweep: Duration) -> Duration {
+    (sweep * REST).clamp(PAUSE, LONGEST_PAUSE)
+}
+
 /// Takes note of a sweep and of what the programs counted.
 fn account(flows: &mut FlowStatus, counted: &FlowCounts, sweep: &Sweep) {
     let state = |state: u8| sweep.by_state.get(usize::from(state)).copied().unwrap_or(0);
@@ -337,6 +347,16 @@ mod tests {
             removed,
             errands_lost: 7,
         }
+    }
+
+    #[test]
+    fn sweeps_take_little_of_a_cpu_but_come() {
+        assert_eq!(pause_after(Duration::ZERO), PAUSE);
+        assert_eq!(
+            pause_after(Duration::from_millis(5)),
+            Duration::from_millis(500)
+        );
+        assert_eq!(pause_after(Duration::from_secs(1)), LONGEST_PAUSE);
     }
 
     #[test]

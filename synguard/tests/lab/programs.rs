@@ -11,6 +11,7 @@ use std::{
 };
 
 use synguard_lab::{
+    client::{self, ConnectOptions},
     edge::{Edge, EdgeOptions, SERVER_V4, SERVER_V6},
     flood::{Flood, FloodSpec, Kind, Rate},
     netns::Netns,
@@ -22,7 +23,7 @@ use synguard_lab::{
 use tempfile::TempDir;
 
 use crate::{
-    guard::{Guard, PATIENCE, challenged},
+    guard::{Guard, PATIENCE, challenged, eventually},
     routed,
 };
 
@@ -109,7 +110,13 @@ impl Site {
         let (guard, flood) = match self {
             Self::Behind(topology) => {
                 let guard = routed::guard(topology);
-                routed::teach(&guard, topology, &self.targets(port));
+                for target in self.targets(port) {
+                    // iperf3 stops listening for a moment whenever a client has gone.
+                    eventually("the server takes a connection", || {
+                        client::connect(&topology.client, target, &ConnectOptions::default()).ok()
+                    });
+                }
+                routed::switch(&guard);
                 (guard, topology.flood(spec))
             }
             Self::OnEdge(edge) => (Guard::always(edge), edge.flood(spec)),

@@ -190,7 +190,11 @@ fn both_sides_end(site: &Site, _: &Guard, v6: bool) {
 }
 
 fn either_side_resets(site: &Site, guard: &Guard, v6: bool) {
-    let over = || guard.status().flows.closing;
+    // Those whose time is up are expired, and no longer there.
+    let over = || {
+        let flows = guard.status().flows;
+        flows.closing + flows.expired_total
+    };
     for client_resets in [true, false] {
         let before = over();
         let (client, server) = pair(site, v6);

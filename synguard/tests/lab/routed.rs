@@ -31,6 +31,11 @@ pub fn teach(guard: &Guard, topology: &Forwarding, targets: &[SocketAddr]) {
         };
         client::connect(&topology.client, target, &options).unwrap();
     }
+    switch(guard);
+}
+
+/// Switches to the guard, once it knows the server.
+pub fn switch(guard: &Guard) {
     let known = guard.service().server.unwrap();
     assert_eq!(known.source, "learned", "{known:?}");
     guard.set_mode("always");
