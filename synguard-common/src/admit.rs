@@ -104,14 +104,7 @@ fn judge<N: Net, P: Packet, T: Admission>(
     {
         return None;
     }
-    let verdict = |reason| {
-        Some(Verdict {
-            service,
-            reason,
-            observe: false,
-            syn: false,
-        })
-    };
+    let verdict = |reason| Some(Verdict::on(service, reason));
     if tables.socket(flow) != Socket::Listener {
         return verdict(Reason::AdmitNoListener);
     }

@@ -19,10 +19,9 @@ use crate::{
     flow::{Flow, Net, V4, V6},
     flowtable, icmp,
     ingress::service_of,
-    options::{self, Options},
+    options::{self, NOP_NOP_TIMESTAMPS, Options},
     packet::{Leaving, PacketMut, View, ViewMut},
-    profile::WITHHELD_TICKS,
-    splice,
+    profile, splice,
     tables::{LiveFlow, State, Tables, Verdict},
     translate,
     verdict::Reason,
@@ -80,9 +79,6 @@ fn error<P: Leaving, T: Tables>(packet: P, tables: &T) -> Option<Verdict> {
         .then_some(Verdict::none(Reason::IcmpTranslatedOut))
 }
 
-/// Where a TCP header starts at the latest.
-const MAX_TCP_AT: usize = ethernet::MAX_HEADER + ipv6::HEADER + ipv6::MAX_CHAIN;
-
 #[inline(always)]
 fn segment<N: Net, P: Leaving, T: Tables>(
     packet: &mut P,
@@ -91,7 +87,7 @@ fn segment<N: Net, P: Leaving, T: Tables>(
     at: usize,
 ) -> Option<Verdict> {
     let at = at + tables.zero();
-    if at > MAX_TCP_AT {
+    if at > tcp::MAX_AT {
         return None;
     }
     let header = tcp::Header::read(packet.view(at, tcp::HEADER)?);
@@ -108,12 +104,7 @@ fn segment<N: Net, P: Leaving, T: Tables>(
     if tables.forwards() {
         if let Some(live) = flowtable::find(tables, &tuple) {
             if let Some(reason) = follow(packet, tables, live, &header, at) {
-                return Some(Verdict {
-                    service: live.service.get(),
-                    reason,
-                    observe: false,
-                    syn: false,
-                });
+                return Some(Verdict::on(live.service.get(), reason));
             }
         } else if let Some(service) = talks(tables, &flow, &header)
             && let Some(live) = flowtable::enter(tables, &tuple)
@@ -121,12 +112,7 @@ fn segment<N: Net, P: Leaving, T: Tables>(
             live.server_ack.set(header.acknowledgment);
             live.server_next.set(header.sequence);
             splice::know(live, service, tables.tick());
-            return Some(Verdict {
-                service,
-                reason: Reason::FlowLearned,
-                observe: false,
-                syn: false,
-            });
+            return Some(Verdict::on(service, Reason::FlowLearned));
         }
     }
     half_open::<N, P, T>(packet, tables, &tuple, &header, at)
@@ -167,12 +153,7 @@ fn half_open<N: Net, P: Leaving, T: Tables>(
         tables.state(service)?.half_open_sub();
         Reason::ServerReset
     };
-    Some(Verdict {
-        service,
-        reason,
-        observe: false,
-        syn: false,
-    })
+    Some(Verdict::on(service, reason))
 }
 
 /// The options of a server's SYN-ACK, with ECN where its flags accept it (RFC 3168 section 6.1.1).
@@ -197,12 +178,7 @@ fn learn_profile<N: Net, T: Tables>(tables: &T, service: u16, seen: &Options) {
     let Some(state) = tables.state(service) else {
         return;
     };
-    let (withheld, since) = state.withheld();
-    let withheld = if withheld != 0 && tables.tick().wrapping_sub(since) < WITHHELD_TICKS {
-        withheld
-    } else {
-        0
-    };
+    let withheld = profile::withheld(state.withheld(), tables.tick());
     let known = state.profile();
     let learned = known.learn(seen, withheld, N::OVERHEAD);
     if learned != known {
@@ -441,12 +417,7 @@ fn withhold<T: Tables>(tables: &T, service: u16, options: u32) {
         return;
     };
     let tick = tables.tick();
-    let (withheld, since) = state.withheld();
-    let withheld = if tick.wrapping_sub(since) < WITHHELD_TICKS {
-        withheld
-    } else {
-        0
-    };
+    let withheld = profile::withheld(state.withheld(), tick);
     state.withhold((withheld | options) & LEARNED, tick);
     state.set_profile(state.profile().without(options));
 }
@@ -463,7 +434,6 @@ struct Segment {
 }
 
 const NOPS: u32 = 0x0101_0101;
-const NOP_NOP_TIMESTAMPS: u32 = 0x0101_080a;
 
 /// Rewrites the header at `at` and has the interface receive a copy, from client to server. The frame
 /// itself is left from server to client again. `Some(false)` where the kernel refuses the copy.
@@ -480,7 +450,7 @@ fn send_back<P: Leaving>(packet: &mut P, at: usize, segment: &Segment) -> Option
 #[inline(always)]
 fn rewrite<P: PacketMut>(packet: &mut P, at: usize, segment: &Segment) -> Option<()> {
     let header_len = tcp::Header::read(packet.view(at, tcp::HEADER)?).header_len as usize;
-    let old = header_sum(packet, at, header_len)?;
+    let old = tcp::header_sum(packet, at, header_len)?;
     {
         let mut view = packet.view_mut(at, tcp::HEADER)?;
         view.set_u32(tcp::field::SEQUENCE, segment.sequence);
@@ -510,23 +480,10 @@ fn rewrite<P: PacketMut>(packet: &mut P, at: usize, segment: &Segment) -> Option
             .view_mut(at + tcp::HEADER + word * 4, 4)?
             .set_u32(0, value);
     }
-    let new = header_sum(packet, at, header_len)?;
+    let new = tcp::header_sum(packet, at, header_len)?;
     // Both sums contain the checksum field, which has not changed yet.
     let sum = checksum::finish(old) as u64 + checksum::fold(new) as u64;
     packet.adjust_checksum(at + tcp::field::CHECKSUM, sum)
-}
-
-/// Sum of the header's words.
-#[inline(always)]
-fn header_sum<P: PacketMut>(packet: &P, at: usize, len: usize) -> Option<u64> {
-    let mut sum = 0;
-    for word in 0..(tcp::HEADER + tcp::MAX_OPTIONS) / 4 {
-        if word * 4 >= len {
-            break;
-        }
-        sum += packet.view(at + word * 4, 4)?.u32(0) as u64;
-    }
-    Some(sum)
 }
 
 /// Link addresses, IP addresses and ports trade places: no checksum changes by that.

@@ -4,9 +4,7 @@
 //! that a flow in use never expires, whatever was said of its end.
 
 use crate::{
-    abi::{
-        CLOSING_CLIENT, CLOSING_RESET, CLOSING_SERVER, FLOW_PENDING, FlowEntry, TICKS_PER_SECOND,
-    },
+    abi::{CLOSING_CLIENT, CLOSING_RESET, CLOSING_SERVER, FLOW_PENDING, TICKS_PER_SECOND},
     tables::LiveFlow,
 };
 
@@ -31,17 +29,33 @@ pub enum Fate {
     Refuse,
 }
 
+#[inline(always)]
+const fn was_reset(closing: u8) -> bool {
+    closing & CLOSING_RESET != 0
+}
+
+#[inline(always)]
+const fn were_both_closed(closing: u8) -> bool {
+    const BOTH: u8 = CLOSING_CLIENT | CLOSING_SERVER;
+    closing & BOTH == BOTH
+}
+
+/// Whether a flow is over, by its `CLOSING_*` bits: reset, or closed by both sides.
+#[inline(always)]
+pub const fn is_over(closing: u8) -> bool {
+    was_reset(closing) || were_both_closed(closing)
+}
+
 /// Judges a flow at `tick`; one that is merely idle lives for `idle` ticks.
 #[inline(always)]
 pub fn fate(flow: &LiveFlow, tick: u32, idle: u32) -> Fate {
-    const OVER: u8 = CLOSING_CLIENT | CLOSING_SERVER;
     let closing = flow.closing.get();
     // State 0 is a flow that was never filled in.
-    let limit = if closing & CLOSING_RESET != 0 || flow.state.get() == 0 {
+    let limit = if was_reset(closing) || flow.state.get() == 0 {
         RESET_TICKS
     } else if flow.state.get() == FLOW_PENDING {
         return pending(flow, tick);
-    } else if closing & OVER == OVER {
+    } else if were_both_closed(closing) {
         CLOSED_TICKS
     } else {
         idle
@@ -71,17 +85,6 @@ fn pending(flow: &LiveFlow, tick: u32) -> Fate {
         // Nobody carried that out.
         Fate::Expires
     }
-}
-
-/// The same over a plain entry, for the host.
-pub fn fate_of(entry: &FlowEntry, tick: u32, idle: u32) -> Fate {
-    let live = LiveFlow::default();
-    live.state.set(entry.state);
-    live.closing.set(entry.closing);
-    live.seen_at.set(entry.seen_at);
-    live.sent_at.set(entry.sent_at);
-    live.tries.set(entry.tries);
-    fate(&live, tick, idle)
 }
 
 #[cfg(test)]

@@ -7,11 +7,10 @@
 //! may be cut off.
 
 use crate::{
-    abi::Tuple,
+    abi::{FLOW_SPLICED, Tuple},
     flow::{Flow, V4, V6},
     flowtable,
     packet::{PacketMut, View, ViewMut},
-    splice,
     tables::Tables,
     wire::{checksum, ethernet, ipv4, ipv6, tcp},
 };
@@ -50,7 +49,7 @@ type Quotation = (Tuple, usize, usize, usize);
 fn translate<P: PacketMut, T: Tables>(packet: &mut P, tables: &T, inward: bool) -> Option<()> {
     let (tuple, icmp_at, tcp_at, end) = find(packet, tables, inward)?;
     let live = flowtable::find(tables, &tuple)?;
-    if !splice::is_spliced(live) {
+    if live.state.get() != FLOW_SPLICED {
         return None;
     }
     let delta = live.delta.get();
@@ -110,25 +109,12 @@ fn find_v4<P: PacketMut>(packet: &P, at: usize, inward: bool) -> Option<Quotatio
         return None;
     }
     let tcp_at = quoted_at + quoted_len;
-    let (source, destination) = ports(packet, tcp_at)?;
-    let flow = if inward {
-        Flow {
-            net: V4 {
-                client: quoted.destination,
-                server: quoted.source,
-            },
-            client_port: destination,
-            server_port: source,
-        }
-    } else {
-        Flow {
-            net: V4 {
-                client: quoted.source,
-                server: quoted.destination,
-            },
-            client_port: source,
-            server_port: destination,
-        }
+    let (client_port, server_port) = orient(ports(packet, tcp_at)?, inward);
+    let (client, server) = orient((quoted.source, quoted.destination), inward);
+    let flow = Flow {
+        net: V4 { client, server },
+        client_port,
+        server_port,
     };
     Some((flow.tuple(), icmp_at, tcp_at, at + ip.total_len as usize))
 }
@@ -152,28 +138,26 @@ fn find_v6<P: PacketMut>(packet: &P, at: usize, inward: bool) -> Option<Quotatio
         return None;
     }
     let tcp_at = quoted_at + ipv6::HEADER;
-    let (source, destination) = ports(packet, tcp_at)?;
-    let flow = if inward {
-        Flow {
-            net: V6 {
-                client: quoted.destination,
-                server: quoted.source,
-            },
-            client_port: destination,
-            server_port: source,
-        }
-    } else {
-        Flow {
-            net: V6 {
-                client: quoted.source,
-                server: quoted.destination,
-            },
-            client_port: source,
-            server_port: destination,
-        }
+    let (client_port, server_port) = orient(ports(packet, tcp_at)?, inward);
+    let (client, server) = orient((quoted.source, quoted.destination), inward);
+    let flow = Flow {
+        net: V6 { client, server },
+        client_port,
+        server_port,
     };
     let end = icmp_at + ip.payload_len as usize;
     Some((flow.tuple(), icmp_at, tcp_at, end))
+}
+
+/// The client's and the server's, of what a quotation has as its source and destination: what arrives
+/// quotes the server.
+#[inline(always)]
+fn orient<A>((source, destination): (A, A), inward: bool) -> (A, A) {
+    if inward {
+        (destination, source)
+    } else {
+        (source, destination)
+    }
 }
 
 #[inline(always)]

@@ -309,9 +309,6 @@ pub fn service_of<T: Tables>(tables: &T, entry: &AddressEntry, port: u16) -> u16
     }
 }
 
-/// Where a TCP header starts at the latest.
-const MAX_TCP_AT: usize = ethernet::MAX_HEADER + ipv6::HEADER + ipv6::MAX_CHAIN;
-
 #[inline(always)]
 #[expect(
     clippy::too_many_arguments,
@@ -328,7 +325,7 @@ fn segment<N: Net, P: Packet, T: Tables>(
     fragment: bool,
 ) -> Result<(Flow<N>, Segment), Verdict> {
     let tcp_at = tcp_at + tables.zero();
-    if tcp_at > MAX_TCP_AT {
+    if tcp_at > tcp::MAX_AT {
         return Err(Verdict::none(Reason::Incomplete));
     }
     if fragment {

@@ -157,7 +157,7 @@ const MSS_WORD: u32 = 0x0204;
 const NOP_SCALE: u32 = 0x01_0303;
 const NOP_NOP_SACK: u32 = 0x0101_0402;
 const SACK_END: u32 = 0x0402_0000;
-const NOP_NOP_TIMESTAMPS: u32 = 0x0101_080a;
+pub(crate) const NOP_NOP_TIMESTAMPS: u32 = 0x0101_080a;
 const SACK_TIMESTAMPS: u32 = 0x0402_080a;
 
 /// Reads options laid out in one of the usual ways; `None` for any other.

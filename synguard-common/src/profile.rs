@@ -52,14 +52,15 @@ impl Profile {
         self.0 as u32 & 0xff
     }
 
-    /// Window scale that was first seen, at most [`MAX_LEARNED_SCALE`]; 0 where none was. Servers that differ have their windows scaled
-    /// again.
+    /// Window scale that was first seen, at most [`MAX_LEARNED_SCALE`]; 0 where none was. Servers
+    /// that differ have their windows scaled again.
     #[inline(always)]
     pub const fn window_scale(self) -> u8 {
         (self.0 >> 8) as u8
     }
 
-    /// Largest packet that every server seen takes, bytes; 0 where none was seen. The MSS without the family: one service may have both.
+    /// Largest packet that every server seen takes, bytes; 0 where none was seen. The MSS without
+    /// the family: one service may have both.
     #[inline(always)]
     pub const fn packet(self) -> u16 {
         (self.0 >> 16) as u16
@@ -99,8 +100,18 @@ impl Profile {
 /// no more than that, and one that was never calm is learned too.
 #[inline(always)]
 pub const fn is_news(profile: Profile, offered: u32, withheld: (u32, u32), tick: u32) -> bool {
-    let unseen = offered & PROBED & !profile.offers();
-    unseen != 0 && (unseen & !withheld.0 != 0 || tick.wrapping_sub(withheld.1) >= WITHHELD_TICKS)
+    let withheld = self::withheld(withheld, tick);
+    offered & PROBED & !profile.offers() & !withheld != 0
+}
+
+/// The options that are withheld at `tick`, of those that were (`OFFER_*` bits) since some tick.
+#[inline(always)]
+pub const fn withheld((options, since): (u32, u32), tick: u32) -> u32 {
+    if tick.wrapping_sub(since) < WITHHELD_TICKS {
+        options
+    } else {
+        0
+    }
 }
 
 /// Largest window scale that is promised because it was learned. A window of another server is told in

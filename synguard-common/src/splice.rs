@@ -13,10 +13,11 @@
 
 use crate::{
     abi::{
-        CLOSING_CLIENT, CLOSING_RESET, CLOSING_SERVER, FLOW_KNOWN, FLOW_PENDING, FLOW_SPLICED,
-        OFFER_ECN, OFFER_SACK, OFFER_TIMESTAMPS, OFFER_WINDOW_SCALE, TICKS_PER_SECOND,
+        CLOSING_CLIENT, CLOSING_RESET, FLOW_KNOWN, FLOW_PENDING, FLOW_SPLICED, OFFER_ECN,
+        OFFER_SACK, OFFER_TIMESTAMPS, OFFER_WINDOW_SCALE, TICKS_PER_SECOND,
     },
     cookie::{Payload, Timestamp},
+    expiry,
     flow::{Flow, Net, V4, V6},
     flowtable,
     handshake::{self, Handshake, Towards},
@@ -236,7 +237,6 @@ fn stray<T: Tables>(tables: &T) -> Reason {
 /// where the server waits for it: it is, unless data is on its way before it.
 #[inline(always)]
 fn fits<N: Net>(flow: &LiveFlow, taken: &Taken<N>) -> bool {
-    const OVER: u8 = CLOSING_CLIENT | CLOSING_SERVER;
     let tcp = &taken.tcp;
     let bare = taken.tcp_at + tcp.header_len as usize >= taken.end;
     if flow.state.get() == FLOW_SPLICED
@@ -249,12 +249,10 @@ fn fits<N: Net>(flow: &LiveFlow, taken: &Taken<N>) -> bool {
     if flow.state.get() == FLOW_PENDING {
         return tcp.acknowledgment == flow.cookie.get().wrapping_add(1);
     }
-    let closing = flow.closing.get();
     let reach = if bare { 0 } else { NEAR };
     near(tcp.sequence, flow.server_ack.get(), reach)
         && near(tcp.acknowledgment, flow.server_next.get(), NEAR)
-        && closing & CLOSING_RESET == 0
-        && closing & OVER != OVER
+        && !expiry::is_over(flow.closing.get())
 }
 
 #[inline(always)]
@@ -432,7 +430,7 @@ fn is_intact<N: Net, P: Arriving>(packet: &P, taken: &Taken<N>) -> bool {
     let at = taken.tcp_at;
     let header_len = taken.tcp.header_len as usize;
     let len = taken.end - at;
-    let Some(header) = header_sum(packet, at, header_len) else {
+    let Some(header) = tcp::header_sum(packet, at, header_len) else {
         return false;
     };
     let mut sum = header + taken.flow.net.sum() + ipv4::TCP as u64 + len as u64;
@@ -517,19 +515,6 @@ fn started<N: Net, P: Arriving, T: Tables>(
     })
 }
 
-/// Sum of a TCP header with its options.
-#[inline(always)]
-fn header_sum<P: Arriving>(packet: &P, at: usize, len: usize) -> Option<u64> {
-    let mut sum = 0;
-    for word in 0..(tcp::HEADER + tcp::MAX_OPTIONS) / 4 {
-        if word * 4 >= len {
-            break;
-        }
-        sum += packet.view(at + word * 4, 4)?.u32(0) as u64;
-    }
-    Some(sum)
-}
-
 /// Copies the link header, up to the EtherType of IP.
 #[inline(always)]
 fn copy_link<P: Arriving>(packet: &P, ip_at: usize, live: &LiveFlow) -> Option<()> {
@@ -574,10 +559,4 @@ fn write_syn<N: Net, P: Arriving>(packet: &mut P, taken: &Taken<N>, live: &LiveF
     };
     let frame_len = packet.frame_len(taken.end);
     handshake::write(packet, at, frame_len, &taken.flow, Towards::Server, &syn).then_some(())
-}
-
-/// Whether a flow has both halves, and differs between them.
-#[inline(always)]
-pub fn is_spliced(flow: &LiveFlow) -> bool {
-    flow.state.get() == FLOW_SPLICED
 }

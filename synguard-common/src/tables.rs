@@ -326,14 +326,20 @@ impl Verdict {
         }
     }
 
-    /// The verdict on a packet of no service.
+    /// The same where the mode makes no difference: what was begun in earnest is seen through.
     #[inline(always)]
-    pub const fn none(reason: Reason) -> Self {
+    pub const fn on(service: u16, reason: Reason) -> Self {
         Self {
-            service: crate::abi::SERVICE_NONE,
+            service,
             reason,
             observe: false,
             syn: false,
         }
+    }
+
+    /// The verdict on a packet of no service.
+    #[inline(always)]
+    pub const fn none(reason: Reason) -> Self {
+        Self::on(crate::abi::SERVICE_NONE, reason)
     }
 }

@@ -8,13 +8,12 @@
 
 use crate::{
     abi::OFFER_WINDOW_SCALE,
-    options::MAX_SACK_BLOCKS,
+    options::{MAX_SACK_BLOCKS, NOP_NOP_TIMESTAMPS},
     packet::{PacketMut, View, ViewMut},
     tables::LiveFlow,
     wire::{checksum, tcp},
 };
 
-const NOP_NOP_TIMESTAMPS: u32 = 0x0101_080a;
 const NOP_NOP_SACK: u32 = 0x01_0105;
 /// Length of NOP, NOP and a timestamp option.
 const TIMESTAMPS_LEN: usize = 12;

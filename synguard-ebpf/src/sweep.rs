@@ -5,11 +5,8 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::bpf_for_each_map_elem;
 use synguard_common::{
-    abi::{
-        CLOSING_CLIENT, CLOSING_RESET, CLOSING_SERVER, ERRAND_REFUSE, ERRAND_RETRY, Errand,
-        FLOW_STATES, FLOW_WAYS, FlowSlot,
-    },
-    expiry::{Fate, fate},
+    abi::{ERRAND_REFUSE, ERRAND_RETRY, Errand, FLOW_STATES, FLOW_WAYS, FlowSlot},
+    expiry::{self, Fate, fate},
     flowtable::{FREE, free},
     tables::{LiveBucket, LiveSlot},
 };
@@ -88,9 +85,7 @@ fn look_at(bucket: &LiveBucket, way: usize, tag: u32, context: &Context) {
         Fate::Refuse => errand(&bucket.slots[way], ERRAND_REFUSE),
     }
     let state = live.state.get() as usize & (FLOW_STATES - 1);
-    let closing = live.closing.get();
-    const OVER: u8 = CLOSING_CLIENT | CLOSING_SERVER;
-    let over = closing & CLOSING_RESET != 0 || closing & OVER == OVER;
+    let over = expiry::is_over(live.closing.get());
     // SAFETY: as above; the index is bounded by the mask.
     unsafe {
         let count = (&raw mut (*sweep).by_state).cast::<u64>().add(state);

@@ -3,15 +3,18 @@
 //! The handshake's own reader of options is [`crate::options`]; the list here is for whoever looks
 //! at, or writes, any option: tests, and programs on the host.
 
+use super::{ethernet, ipv6};
 use crate::{
     options,
-    packet::{View, ViewMut},
+    packet::{Packet, View, ViewMut},
 };
 
 /// Length of the header without options, bytes.
 pub const HEADER: usize = 20;
 /// Longest option list, bytes.
 pub const MAX_OPTIONS: usize = 40;
+/// Where the header starts in a frame at the latest, of those that are understood.
+pub const MAX_AT: usize = ethernet::MAX_HEADER + ipv6::HEADER + ipv6::MAX_CHAIN;
 
 /// No more data from sender.
 pub const FIN: u16 = 0x001;
@@ -202,6 +205,20 @@ impl<'a> TcpOption<'a> {
             Self::Unknown(kind, data) => put(out, kind, data),
         }
     }
+}
+
+/// Sum of the words of a header of `len` bytes, options included, for the checksum; `None` where the
+/// packet ends before it does.
+#[inline(always)]
+pub fn header_sum<P: Packet>(packet: &P, at: usize, len: usize) -> Option<u64> {
+    let mut sum = 0;
+    for word in 0..(HEADER + MAX_OPTIONS) / 4 {
+        if word * 4 >= len {
+            break;
+        }
+        sum += packet.view(at + word * 4, 4)?.u32(0) as u64;
+    }
+    Some(sum)
 }
 
 #[cfg(test)]

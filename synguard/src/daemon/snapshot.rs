@@ -8,7 +8,7 @@ use synguard_common::{
         ServiceState, ServiceStats,
     },
     flow::{Net as _, V4},
-    profile::{Offer, Profile, WITHHELD_TICKS},
+    profile::{self, Offer, Profile},
     verdict::{Action, Reason},
 };
 use tracing::error;
@@ -129,17 +129,13 @@ impl Guard {
 
 /// What the programs offer in the name of a proxied service's servers.
 fn server(config: &ServiceConfig, state: &ServiceState, now: u32) -> ServerStatus {
-    let profile = Profile(state.profile);
+    let learned = Profile(state.profile);
     // The MSS is told for IPv4, where it is the usual number.
-    let offer = Offer::of(config, profile, V4::OVERHEAD);
+    let offer = Offer::of(config, learned, V4::OVERHEAD);
     let has = |bit| offer.offers & bit != 0;
-    let withheld = if now.wrapping_sub(state.withheld_at) < WITHHELD_TICKS {
-        state.withheld
-    } else {
-        0
-    };
+    let withheld = profile::withheld((state.withheld, state.withheld_at), now);
     ServerStatus {
-        source: match (config.learns, profile.learned()) {
+        source: match (config.learns, learned.learned()) {
             (0, _) => "configured",
             (_, true) => "learned",
             (_, false) => "unknown",
@@ -196,6 +192,7 @@ mod tests {
     use synguard_common::{abi::MODE_ADAPTIVE, options::Options};
 
     use super::*;
+    use synguard_common::profile::WITHHELD_TICKS;
 
     #[test]
     fn what_servers_offer_comes_from_them_or_from_the_file() {
