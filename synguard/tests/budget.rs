@@ -98,6 +98,7 @@ fn verified_instructions_stay_within_budget() {
     }
     let dataplane = load(&Options {
         half_open_entries: 64,
+        ..Options::default()
     })
     .unwrap();
     let counts = counts(&dataplane);

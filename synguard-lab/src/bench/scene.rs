@@ -11,7 +11,7 @@ use aya::programs::ProgramFd;
 use nix::time::{ClockId, clock_gettime};
 use rtnetlink::packet_route::address::AddressHeaderFlags;
 use synguard::dataplane::{
-    self, Dataplane, FlowMaps, FlowSizes, Options, Tables, apply,
+    self, Dataplane, FlowMaps, Options, Tables, apply,
     load::{PROGRAM_ADMIT, PROGRAM_OUT},
     states::SharedState,
     stats,
@@ -153,15 +153,12 @@ impl Scene {
         let connections = connect(&ns)?;
 
         let options = Options {
-            half_open_entries: 65_536,
+            // The table is emptied before each path, bucket by bucket: no larger than a ring of
+            // packets needs.
+            flow_entries: 4096,
+            ..Options::default()
         };
-        // The table is emptied before each path, bucket by bucket: no larger than a ring of packets
-        // needs.
-        let sizes = FlowSizes {
-            flows: 4096,
-            ..FlowSizes::default()
-        };
-        let mut dataplane = dataplane::load_sized(&options, sizes)?;
+        let mut dataplane = dataplane::load(&options)?;
         if let Some(reason) = &dataplane.local_error {
             bail!("the paths of `local` admission cannot be measured: {reason}");
         }

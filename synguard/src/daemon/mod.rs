@@ -101,14 +101,11 @@ async fn daemon(args: RunArgs) -> anyhow::Result<()> {
     let scrape = config.metrics.map(metrics::bind).transpose()?;
     let keys = KeyRing::new(&secret::obtain(&config.secret)?);
 
-    let options = dataplane::Options {
+    let dataplane = dataplane::load(&dataplane::Options {
         half_open_entries: config.half_open_entries,
-    };
-    let sizes = dataplane::FlowSizes {
-        flows: config.flow_entries,
-        verified: config.verified_entries,
-    };
-    let dataplane = dataplane::load_sized(&options, sizes)?;
+        flow_entries: config.flow_entries,
+        verified_entries: config.verified_entries,
+    })?;
     let xdp_mode = config.xdp_mode;
     let mut guard = Guard::start(Beginnings {
         config,

@@ -20,6 +20,7 @@ use super::{
     maps::{Maps, typed},
     testrun::Runner,
 };
+use crate::config;
 
 /// The programs, compiled by the build script.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/synguard"));
@@ -58,22 +59,18 @@ pub const PORT_ENTRIES: u32 = 2 * super::tables::MAX_PORTS as u32;
 pub struct Options {
     /// Entries of the half-open table.
     pub half_open_entries: u32,
-}
-
-/// Sizes of the tables that only forwarded and verified clients need.
-#[derive(Clone, Copy, Debug)]
-pub struct FlowSizes {
     /// Entries of the flow table.
-    pub flows: u32,
+    pub flow_entries: u32,
     /// Entries of the table of verified sources.
-    pub verified: u32,
+    pub verified_entries: u32,
 }
 
-impl Default for FlowSizes {
+impl Default for Options {
     fn default() -> Self {
         Self {
-            flows: crate::config::DEFAULT_FLOW_ENTRIES,
-            verified: crate::config::DEFAULT_VERIFIED_ENTRIES,
+            half_open_entries: config::DEFAULT_HALF_OPEN_ENTRIES,
+            flow_entries: config::DEFAULT_FLOW_ENTRIES,
+            verified_entries: config::DEFAULT_VERIFIED_ENTRIES,
         }
     }
 }
@@ -155,14 +152,9 @@ pub fn kernel_release() -> String {
         .unwrap_or_else(|_| "of unknown release".to_owned())
 }
 
-/// Loads with flow tables of the usual sizes.
-pub fn load(options: &Options) -> Result<Dataplane, LoadError> {
-    load_sized(options, FlowSizes::default())
-}
-
 /// Loads everything the kernel can run. Where it cannot make sockets from our cookies,
 /// [`Dataplane::local_error`] says why and `synguard_admit` stays out.
-pub fn load_sized(options: &Options, sizes: FlowSizes) -> Result<Dataplane, LoadError> {
+pub fn load(options: &Options) -> Result<Dataplane, LoadError> {
     let release = kernel_release();
     if KernelVersion::current().is_ok_and(|version| version < OLDEST_KERNEL) {
         return Err(LoadError::KernelTooOld { release });
@@ -185,8 +177,8 @@ pub fn load_sized(options: &Options, sizes: FlowSizes) -> Result<Dataplane, Load
     let mut ebpf = EbpfLoader::new()
         .btf(Some(&btf))
         .map_max_entries(map::HALF_OPEN, options.half_open_entries)
-        .map_max_entries(map::FLOWS, buckets_for(sizes.flows))
-        .map_max_entries(map::VERIFIED, sizes.verified)
+        .map_max_entries(map::FLOWS, buckets_for(options.flow_entries))
+        .map_max_entries(map::VERIFIED, options.verified_entries)
         .map_max_entries(map::ADDRESSES, ADDRESS_ENTRIES)
         .map_max_entries(map::PREFIXES, ADDRESS_ENTRIES)
         .map_max_entries(map::PORTS, PORT_ENTRIES)

@@ -26,7 +26,7 @@ pub mod wire;
 pub use attach::{Attachment, Device};
 pub use error::{AttachError, LoadError};
 pub use jiffies::Jiffies;
-pub use load::{Dataplane, FlowSizes, Options, load, load_sized};
+pub use load::{Dataplane, Options, load};
 pub use maps::{FlowMaps, Maps};
 pub use states::States;
 pub use tables::Tables;

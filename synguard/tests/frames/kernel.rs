@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use aya::maps::lpm_trie::Key;
 use rustix::time::{ClockId, clock_gettime};
 use synguard::dataplane::{
-    Dataplane, FlowSizes, Options, load::PROGRAM_ADMIT, load_sized, stats, wire::Wire as Layout,
+    Dataplane, Options, load, load::PROGRAM_ADMIT, stats, wire::Wire as Layout,
 };
 use synguard_common::{
     abi::{
@@ -80,14 +80,11 @@ impl KernelSide {
             .into_iter()
             .flat_map(|kind| LISTENED.map(|port| Lane::new(kind, 0).server_at(port)))
             .collect();
-        let options = Options {
+        let mut dataplane = load(&Options {
             half_open_entries: HALF_OPEN_ROOM,
-        };
-        let sizes = FlowSizes {
-            flows: flows::ROOM,
-            verified: flows::ROOM,
-        };
-        let mut dataplane = load_sized(&options, sizes)?;
+            flow_entries: flows::ROOM,
+            verified_entries: flows::ROOM,
+        })?;
         ensure!(
             dataplane.local_error.is_none(),
             "{:?}",
