@@ -2,7 +2,6 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::AsFd as _,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -12,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use aya::programs::ProgramFd;
+use synguard::dataplane::testrun::Runner;
 use synguard_lab_ebpf::{FRAME_MAX, Flood as Template};
 
 use crate::{
@@ -20,7 +19,6 @@ use crate::{
     edge::{FLOOD_V4, FLOOD_V6},
     frame::{Frame, TcpOption, flags, sum},
     link::End,
-    live,
     programs::{CounterReader, Programs},
 };
 
@@ -290,18 +288,15 @@ impl Flood {
         let template = spec.template(tags, frame)?;
         let mut programs = programs.lock().unwrap_or_else(PoisonError::into_inner);
         programs.set_flood(template)?;
-        let program = programs
-            .program("lab_flood")?
-            .fd()?
-            .try_clone()
-            .context("cannot share lab_flood")?;
+        let program =
+            Runner::new(programs.program("lab_flood")?.fd()?).context("cannot share lab_flood")?;
         let counters = programs.counters()?;
         Self::start(end, program, counters, template, spec)
     }
 
     fn start(
         end: &End,
-        program: ProgramFd,
+        program: Runner,
         counters: CounterReader,
         template: Template,
         spec: FloodSpec,
@@ -374,7 +369,7 @@ impl Drop for Flood {
 
 /// What the flood's thread works with.
 struct Generator<'a> {
-    program: ProgramFd,
+    program: Runner,
     frame: Vec<u8>,
     index: u32,
     shared: &'a Shared,
@@ -430,14 +425,9 @@ impl Generator<'_> {
     }
 
     fn call(&self, frames: u64, batch: u32) -> Result<()> {
-        live::run(
-            self.program.as_fd(),
-            &self.frame,
-            self.index,
-            frames as u32,
-            batch,
-        )
-        .with_context(|| format!("cannot send {frames} frames"))?;
+        self.program
+            .receive_often(&self.frame, self.index, frames as u32, batch)
+            .with_context(|| format!("cannot send {frames} frames"))?;
         self.shared.done.fetch_add(frames, Ordering::Relaxed);
         Ok(())
     }

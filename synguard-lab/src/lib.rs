@@ -69,7 +69,6 @@ pub mod host;
 pub mod http;
 pub mod impair;
 pub mod link;
-mod live;
 pub mod load;
 pub mod netns;
 pub mod pattern;

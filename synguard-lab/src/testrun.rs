@@ -4,6 +4,7 @@ use std::{fmt, time::Duration};
 
 use anyhow::{Context as _, Result};
 use aya::{TestRun, TestRunOptions, TestRunResult};
+use synguard::dataplane::testrun::xdp_context;
 
 /// What an XDP program says to do with a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -103,13 +104,4 @@ where
         frame: out,
         duration: result.duration,
     })
-}
-
-/// `struct xdp_md` for a frame of this length that came in by the device's first queue.
-pub(crate) fn xdp_context(length: usize, ifindex: u32) -> Vec<u8> {
-    // data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex
-    [0, length as u32, 0, ifindex, 0, 0]
-        .into_iter()
-        .flat_map(u32::to_ne_bytes)
-        .collect()
 }

@@ -36,16 +36,14 @@ struct Attributes {
     pad: u32,
 }
 
-/// `struct xdp_md`.
-#[repr(C)]
-#[derive(Default)]
-struct XdpContext {
-    data: u32,
-    data_end: u32,
-    data_meta: u32,
-    ingress_ifindex: u32,
-    rx_queue_index: u32,
-    egress_ifindex: u32,
+/// `struct xdp_md` for a frame of this length that came in by the first queue of the device of this
+/// index.
+pub fn xdp_context(length: usize, ifindex: u32) -> Vec<u8> {
+    // data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex
+    [0, length as u32, 0, ifindex, 0, 0]
+        .into_iter()
+        .flat_map(u32::to_ne_bytes)
+        .collect()
 }
 
 /// A program that can be run.
@@ -70,17 +68,25 @@ impl Runner {
     /// Has `frame` received by the device of this index, in the calling thread's namespace, with
     /// this XDP program in place of the device's own.
     pub fn receive(&self, frame: &[u8], ifindex: u32) -> io::Result<()> {
-        let context = XdpContext {
-            data_end: frame.len() as u32,
-            ingress_ifindex: ifindex,
-            ..XdpContext::default()
-        };
+        // More than one would have the kernel rewrite its dispatcher and wait for all CPUs.
+        self.receive_often(frame, ifindex, 1, 1)
+    }
+
+    /// The same `repeat` times, with up to `batch` frames (at most 256) handled before they are sent
+    /// off. The device must run an XDP program itself.
+    pub fn receive_often(
+        &self,
+        frame: &[u8],
+        ifindex: u32,
+        repeat: u32,
+        batch: u32,
+    ) -> io::Result<()> {
+        let context = xdp_context(frame.len(), ifindex);
         let attributes = Attributes {
-            ctx_in: (&raw const context) as u64,
-            ctx_size_in: size_of::<XdpContext>() as u32,
-            // More than one would have the kernel rewrite its dispatcher and wait for all CPUs.
-            repeat: 1,
-            batch_size: 1,
+            ctx_in: context.as_ptr() as u64,
+            ctx_size_in: context.len() as u32,
+            repeat,
+            batch_size: batch,
             flags: BPF_F_TEST_XDP_LIVE_FRAMES,
             ..self.on(frame)
         };
