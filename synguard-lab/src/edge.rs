@@ -169,9 +169,7 @@ impl Edge {
 
     /// Addresses for many clients, IPv4 or IPv6.
     pub fn client_sources(&self, v6: bool) -> Vec<IpAddr> {
-        client_addresses()
-            .filter(|address| address.is_ipv6() == v6)
-            .collect()
+        client_sources(v6)
     }
 
     /// The tags on the wire.
@@ -262,6 +260,13 @@ pub(crate) fn client_addresses() -> impl Iterator<Item = IpAddr> {
     [IpAddr::V4(CLIENT_V4), IpAddr::V6(CLIENT_V6)]
         .into_iter()
         .chain(more)
+}
+
+/// Those of one family.
+pub(crate) fn client_sources(v6: bool) -> Vec<IpAddr> {
+    client_addresses()
+        .filter(|address| address.is_ipv6() == v6)
+        .collect()
 }
 
 /// Where floods come from, for `lab_peer`.

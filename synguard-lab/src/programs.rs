@@ -5,7 +5,7 @@ use aya::{
     Ebpf, Pod,
     maps::{Array, MapData, PerCpuArray},
     programs::{
-        SchedClassifier, TcAttachType, Xdp, XdpMode, tc::SchedClassifierLink, xdp::XdpLink,
+        Program, SchedClassifier, TcAttachType, Xdp, XdpMode, tc::SchedClassifierLink, xdp::XdpLink,
     },
 };
 use synguard_lab_ebpf::{Flood, FloodSources, Impairment, TAGS_MAX, Tag, Tags, counter, impaired};
@@ -53,6 +53,22 @@ pub struct Counters {
     pub dropped: u64,
 }
 
+/// A program of the lab's, verified when it is first asked for.
+pub(crate) fn load<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program> {
+    let program = ebpf
+        .program_mut(name)
+        .with_context(|| format!("the lab has no program {name}"))?;
+    if program.fd().is_err() {
+        match program {
+            Program::Xdp(xdp) => xdp.load(),
+            Program::SchedClassifier(classifier) => classifier.load(),
+            other => bail!("{name} is a program of type {:?}", other.prog_type()),
+        }
+        .with_context(|| format!("cannot load {name}"))?;
+    }
+    Ok(program)
+}
+
 /// One loaded instance of the programs, with maps of its own.
 pub struct Programs {
     ebpf: Ebpf,
@@ -68,19 +84,9 @@ impl Programs {
 
     /// A program by name, in the kernel.
     pub fn program(&mut self, name: &str) -> Result<&mut Xdp> {
-        let program = self
-            .ebpf
-            .program_mut(name)
-            .with_context(|| format!("the lab has no program {name}"))?;
-        let program: &mut Xdp = program
+        load(&mut self.ebpf, name)?
             .try_into()
-            .with_context(|| format!("{name} is not an XDP program"))?;
-        if program.fd().is_err() {
-            program
-                .load()
-                .with_context(|| format!("cannot load {name}"))?;
-        }
-        Ok(program)
+            .with_context(|| format!("{name} is not an XDP program"))
     }
 
     /// Attaches a program, in native mode, until the link is dropped.
@@ -116,18 +122,9 @@ impl Programs {
         device: &str,
         direction: TcAttachType,
     ) -> Result<SchedClassifierLink> {
-        let program = self
-            .ebpf
-            .program_mut(name)
-            .with_context(|| format!("the lab has no program {name}"))?;
-        let program: &mut SchedClassifier = program
+        let program: &mut SchedClassifier = load(&mut self.ebpf, name)?
             .try_into()
             .with_context(|| format!("{name} is not a TC program"))?;
-        if program.fd().is_err() {
-            program
-                .load()
-                .with_context(|| format!("cannot load {name}"))?;
-        }
         let link = ns
             .run(|| Ok(program.attach(device, direction)?))
             .with_context(|| format!("cannot attach {name} to {device}"))?;

@@ -16,7 +16,10 @@ use synguard_lab_ebpf::{
     bench::{FRAMES, Frame, Round, slot},
 };
 
-use crate::{programs::OBJECT, testrun};
+use crate::{
+    programs::{self, OBJECT},
+    testrun,
+};
 
 /// Words of a value of `FLOOR_INSERT`.
 const FLOW_WORDS: usize = size_of::<FlowEntry>() / 8;
@@ -130,23 +133,11 @@ impl Harness {
             "bench_lru",
             "floor_insert",
             "bench_insert",
+            "floor_tc_empty",
+            "bench_tc_empty",
+            "bench_tc_subject",
         ] {
-            let program: &mut Xdp = ebpf
-                .program_mut(name)
-                .with_context(|| format!("the lab has no program {name}"))?
-                .try_into()?;
-            program
-                .load()
-                .with_context(|| format!("cannot load {name}"))?;
-        }
-        for name in ["floor_tc_empty", "bench_tc_empty", "bench_tc_subject"] {
-            let program: &mut SchedClassifier = ebpf
-                .program_mut(name)
-                .with_context(|| format!("the lab has no program {name}"))?
-                .try_into()?;
-            program
-                .load()
-                .with_context(|| format!("cannot load {name}"))?;
+            programs::load(&mut ebpf, name)?;
         }
         let mut harness = Self {
             round: map(&mut ebpf, "BENCH")?,

@@ -20,9 +20,8 @@ use synguard::dataplane::{
 };
 use synguard_common::{
     abi::{
-        ADMISSION_LOCAL, ADMISSION_PROXY, ADMISSION_RESET, Clock, EpochKey, HalfOpen, KEY_SLOTS,
-        MODE_ADAPTIVE, MODE_OBSERVE, OFFER_ECN, OFFER_SACK, OFFER_TIMESTAMPS, OFFER_WINDOW_SCALE,
-        REASON_SLOTS, SERVICE_NONE, ServiceConfig, Tuple,
+        ADMISSION_PROXY, ADMISSION_RESET, Clock, EpochKey, HalfOpen, KEY_SLOTS, MODE_ADAPTIVE,
+        MODE_OBSERVE, REASON_SLOTS, SERVICE_NONE, ServiceConfig, Tuple,
     },
     clock::Now,
     profile::Profile,
@@ -36,6 +35,7 @@ use super::{
 use crate::{
     client::{self, ConnectOptions},
     edge::{CLIENT_V4, CLIENT_V6, SERVER_V4, SERVER_V6},
+    host,
     http::{HttpServer, ServerOptions},
     netns::Netns,
 };
@@ -54,16 +54,7 @@ const LOOPBACK: u32 = 1;
 const CONFIG: ServiceConfig = ServiceConfig {
     // Calm paths stay calm, however many SYNs they track.
     high: u32::MAX,
-    offers: OFFER_TIMESTAMPS | OFFER_SACK | OFFER_WINDOW_SCALE | OFFER_ECN,
-    window: 64240,
-    mode: MODE_ADAPTIVE,
-    admission: ADMISSION_LOCAL,
-    rcv_wscale: 7,
-    ttl: 64,
-    learns: 0,
-    pad: 0,
-    mss: 0,
-    pad2: 0,
+    ..host::SERVICE
 };
 
 /// What a valid answer to a cookie becomes.

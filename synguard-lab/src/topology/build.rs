@@ -176,18 +176,8 @@ fn bridged(
     let server_top = link::stack_vlans(&server_end, &options.vlans, options.inner_mtu)?;
     let server_addresses = OUTER.host(2);
     let ports = [
-        Port {
-            ns: &client_end.ns,
-            index: client_top.index,
-            mac: client_end.mac,
-            addresses: client_addresses().collect(),
-        },
-        Port {
-            ns: server,
-            index: server_top.index,
-            mac: server_end.mac,
-            addresses: server_addresses.to_vec(),
-        },
+        Port::new(client_end, client_top.index, client_addresses().collect()),
+        Port::new(&server_end, server_top.index, server_addresses.to_vec()),
     ];
     join(ports, options.static_neighbours)?;
     Ok(Behind {
@@ -229,18 +219,8 @@ fn routed(
     let fixed = options.static_neighbours;
     let outside_top = link::stack_vlans(outside, &options.vlans, options.outer_mtu)?;
     let ports = [
-        Port {
-            ns: &client_end.ns,
-            index: client_top.index,
-            mac: client_end.mac,
-            addresses: client_addresses().collect(),
-        },
-        Port {
-            ns: edge,
-            index: outside_top.index,
-            mac: outside.mac,
-            addresses: OUTER.host(2).to_vec(),
-        },
+        Port::new(client_end, client_top.index, client_addresses().collect()),
+        Port::new(outside, outside_top.index, OUTER.host(2).to_vec()),
     ];
     join(ports, fixed)?;
     route(&client_end.ns, client_top.index, BEHIND, OUTER.host(2))?;
@@ -249,12 +229,8 @@ fn routed(
     let plain = |number, first: &Netns, second: &Netns, mtu, subnet: super::subnet::Subnet| {
         let ends = link::numbered_veth(number, first, second, mtu)?;
         let [left, right] = &ends;
-        let ports = [(left, 1), (right, 2)].map(|(end, host)| Port {
-            ns: &end.ns,
-            index: end.index,
-            mac: end.mac,
-            addresses: subnet.host(host).to_vec(),
-        });
+        let ports = [(left, 1), (right, 2)]
+            .map(|(end, host)| Port::new(end, end.index, subnet.host(host).to_vec()));
         join(ports, fixed)?;
         anyhow::Ok(ends)
     };
@@ -293,12 +269,8 @@ fn routed(
 fn go_round(options: &ForwardingOptions, client: &Netns, server: &Netns) -> Result<Bypass> {
     let [client_end, server_end] =
         link::numbered_veth(wire::BYPASS, client, server, options.outer_mtu)?;
-    let ports = [(&client_end, 1), (&server_end, 2)].map(|(end, host)| Port {
-        ns: &end.ns,
-        index: end.index,
-        mac: end.mac,
-        addresses: BYPASS.host(host).to_vec(),
-    });
+    let ports = [(&client_end, 1), (&server_end, 2)]
+        .map(|(end, host)| Port::new(end, end.index, BYPASS.host(host).to_vec()));
     join(ports, options.static_neighbours)?;
     route(server, server_end.index, DEFAULT, BYPASS.host(1))?;
     Ok(Bypass {

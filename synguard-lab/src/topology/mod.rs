@@ -53,7 +53,7 @@ pub use self::{
 };
 use crate::{
     cpu::{self, Task},
-    edge::{MODERATION, client_addresses},
+    edge::{MODERATION, client_sources},
     flood::{Flood, FloodSpec},
     frame::Frame,
     link::{End, Top, Vlan},
@@ -149,9 +149,7 @@ impl Forwarding {
 
     /// Addresses for many clients, IPv4 or IPv6.
     pub fn client_sources(&self, v6: bool) -> Vec<IpAddr> {
-        client_addresses()
-            .filter(|address| address.is_ipv6() == v6)
-            .collect()
+        client_sources(v6)
     }
 
     /// The tags on the guarded wire.

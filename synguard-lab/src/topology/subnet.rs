@@ -7,7 +7,7 @@ use rtnetlink::Handle;
 
 use crate::{
     edge::{self, FLOOD_V4, FLOOD_V6},
-    link,
+    link::{self, End},
     netns::Netns,
 };
 
@@ -71,23 +71,33 @@ impl Subnet {
 
 /// A device on a wire.
 pub(super) struct Port<'a> {
-    pub(super) ns: &'a Netns,
-    pub(super) index: u32,
-    pub(super) mac: [u8; 6],
-    pub(super) addresses: Vec<IpAddr>,
+    end: &'a End,
+    index: u32,
+    addresses: Vec<IpAddr>,
+}
+
+impl<'a> Port<'a> {
+    /// The device of this index, on an end of a wire or the end itself.
+    pub(super) fn new(end: &'a End, index: u32, addresses: Vec<IpAddr>) -> Self {
+        Self {
+            end,
+            index,
+            addresses,
+        }
+    }
 }
 
 /// Gives two devices on one wire their addresses, and makes them neighbours for good if `fixed`.
 pub(super) fn join(ports: [Port<'_>; 2], fixed: bool) -> Result<()> {
     let [left, right] = &ports;
     for (port, other) in [(left, right), (right, left)] {
-        port.ns.netlink(async |handle| {
+        port.end.ns.netlink(async |handle| {
             for &address in &port.addresses {
                 link::add_address(&handle, port.index, address, edge::prefix_of(address)).await?;
             }
             if fixed {
                 for &address in &other.addresses {
-                    link::add_neighbour(&handle, port.index, address, other.mac).await?;
+                    link::add_neighbour(&handle, port.index, address, other.end.mac).await?;
                 }
             }
             Ok(())
