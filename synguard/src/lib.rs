@@ -10,6 +10,21 @@ mod http;
 pub mod metrics;
 pub mod model;
 
+use std::{fs::DirBuilder, io, os::unix::fs::DirBuilderExt as _, path::Path};
+
+/// Makes the directory of a file, with this mode unless it is there already, and says which it is.
+fn make_parent(file: &Path, mode: u32) -> io::Result<&Path> {
+    let directory = match file.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(directory)?;
+    Ok(directory)
+}
+
 /// `text` on one line, for messages that others wrote.
 fn one_line(text: &str) -> String {
     text.lines()

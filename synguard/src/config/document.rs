@@ -232,7 +232,7 @@ fn services(
 }
 
 /// What a service is before its own keys are read.
-fn template() -> Service {
+pub(super) fn template() -> Service {
     Service {
         name: String::new(),
         addresses: Addresses::Interface,

@@ -23,7 +23,7 @@ use std::{
 
 pub use mistake::{Error, Mistake};
 
-use crate::model::{Addresses, Admission, Config, Mode, Server, Service, Watermark, XdpMode};
+use crate::model::{Config, Mode, Service, XdpMode};
 
 /// Where the packaged daemon has its configuration.
 pub const DEFAULT_PATH: &str = "/etc/synguard/synguard.toml";
@@ -124,15 +124,7 @@ pub fn built_in() -> Config {
         verified_timeout: DEFAULT_VERIFIED_TIMEOUT,
         services: vec![Service {
             name: "default".into(),
-            addresses: Addresses::Interface,
-            ports: None,
-            mode: Mode::Adaptive,
-            admission: Admission::Auto,
-            server: Server::Learned,
-            high: Watermark::Auto,
-            low: Watermark::Auto,
-            calm_after: DEFAULT_CALM_AFTER,
-            half_open_timeout: DEFAULT_HALF_OPEN_TIMEOUT,
+            ..document::template()
         }],
     }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::*;
-use crate::model::ServerOffer;
+use crate::model::{Addresses, Admission, Server, ServerOffer, Watermark};
 
 const SHIPPED: &str = include_str!("../../../deploy/synguard.toml");
 

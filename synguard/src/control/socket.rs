@@ -6,10 +6,10 @@
 //! at once only one takes a dead daemon's place.
 
 use std::{
-    fs::{self, DirBuilder, File, Permissions, TryLockError},
+    fs::{self, File, Permissions, TryLockError},
     io,
     os::unix::{
-        fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
+        fs::{FileTypeExt, MetadataExt, PermissionsExt},
         net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
@@ -65,15 +65,7 @@ pub fn bind(path: &Path) -> Result<Listener, BindError> {
         path: path.to_owned(),
         source,
     };
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(directory)
-        .map_err(failed)?;
+    let directory = crate::make_parent(path, 0o755).map_err(failed)?;
     let lock = File::open(directory).map_err(failed)?;
     match lock.try_lock() {
         Ok(()) => {}

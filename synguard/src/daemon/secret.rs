@@ -3,9 +3,9 @@
 
 use std::{
     env, fmt,
-    fs::{self, DirBuilder, File},
+    fs::{self, File},
     io::{self, Read as _, Write as _},
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -135,15 +135,7 @@ fn create(path: &Path) -> Result<Secret, SecretError> {
         path: path.to_owned(),
         source,
     };
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
-        .map_err(failed)?;
+    let directory = crate::make_parent(path, 0o700).map_err(failed)?;
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).map_err(|error| failed(error.into()))?;
     // Made with mode 0600.
