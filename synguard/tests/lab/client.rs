@@ -11,10 +11,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use synguard_common::flow::{Net as _, V4, V6};
 use synguard_lab::{
-    client::{self, ConnectOptions},
+    client::{self, ConnectOptions, TcpInfo},
     edge::{Edge, SERVER_V4, SERVER_V6},
     http::{self, HttpServer, ServerOptions},
+    load::{LoadClient, LoadOptions, Report},
+    netns::Netns,
 };
 
 use crate::guard::PATIENCE;
@@ -74,6 +77,127 @@ pub fn echo(mut stream: &TcpStream, text: &[u8]) -> std::io::Result<()> {
         Ok(())
     } else {
         Err(std::io::Error::other("something else came back"))
+    }
+}
+
+/// Asks, and has the server end the connection first, so that TIME_WAIT is on its side.
+#[track_caller]
+pub fn ask_and_have_it_closed(mut stream: &TcpStream) {
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.ends_with(http::GREETING), "{answer:?}");
+}
+
+/// Has clients of a namespace make connections, to the end.
+#[track_caller]
+pub fn run_load(ns: &Netns, load: LoadOptions) -> Report {
+    LoadClient::start(ns, load).unwrap().wait().unwrap()
+}
+
+/// Connections that took longer than 100 ms. A lost segment costs 200 ms or a second, whereas the
+/// machine's own hiccups come with the guard as without.
+pub fn stalled(report: &Report) -> u64 {
+    report.latency.len() - report.latency.count_between(0, 100_000)
+}
+
+/// Options that both ends of a connection use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Agreed {
+    pub timestamps: bool,
+    pub sack: bool,
+    pub window_scaling: bool,
+    pub ecn: bool,
+}
+
+/// As Linux comes.
+impl Default for Agreed {
+    fn default() -> Self {
+        Self {
+            timestamps: true,
+            sack: true,
+            window_scaling: true,
+            ecn: false,
+        }
+    }
+}
+
+impl Agreed {
+    /// Those that one end says it uses.
+    pub fn of(info: &TcpInfo) -> Self {
+        Self {
+            timestamps: info.timestamps,
+            sack: info.sack,
+            window_scaling: info.window_scaling,
+            ecn: info.ecn,
+        }
+    }
+}
+
+/// A connection seen from both ends.
+#[derive(Clone, Copy, Debug)]
+pub struct Ends {
+    pub client: TcpInfo,
+    pub server: TcpInfo,
+}
+
+impl Ends {
+    /// As they are now.
+    #[track_caller]
+    pub fn of(stream: &TcpStream) -> Self {
+        let server = client::server_info(stream).unwrap();
+        Self {
+            client: client::tcp_info(stream).unwrap(),
+            server,
+        }
+    }
+
+    /// Asserts that they agreed on the same as those of a connection without the guard.
+    #[track_caller]
+    pub fn assert_untouched(&self, free: &Self, what: &str) {
+        assert_eq!(Agreed::of(&self.client), Agreed::of(&free.client), "{what}");
+        let scales = |ends: &Self| (ends.client.send_scale, ends.server.send_scale);
+        let sizes = |ends: &Self| (ends.client.send_mss, ends.server.send_mss);
+        assert_eq!(
+            (scales(self), sizes(self)),
+            (scales(free), sizes(free)),
+            "{what}"
+        );
+    }
+
+    /// Asserts what is true of every connection that was made from a cookie, beside one that the
+    /// kernels made themselves.
+    #[track_caller]
+    pub fn assert_made_from_cookie(&self, free: &Self, target: SocketAddr, what: &str) {
+        let Self { client, server } = self;
+        // Both ends know the same of each other, or one will send what the other mistakes.
+        assert_eq!(Agreed::of(client), Agreed::of(server), "{what}");
+        if client.timestamps {
+            assert_eq!(server.send_scale, client.receive_scale, "{what}");
+        } else {
+            assert!(server.send_scale <= client.receive_scale, "{what}");
+            // Every scale that common systems use is in the table.
+            if [0, 2, 4, 6, 7, 8, 10].contains(&client.receive_scale) {
+                assert_eq!(server.send_scale, client.receive_scale, "{what}");
+            }
+        }
+        // The server's MSS reaches the client whole, the client's rounded down to the table.
+        assert_eq!(client.send_mss, free.client.send_mss, "{what}");
+        let timestamps = if client.timestamps { 12 } else { 0 };
+        let full = free.server.send_mss + timestamps;
+        let table = if target.is_ipv4() {
+            V4::MSS_TABLE
+        } else {
+            V6::MSS_TABLE
+        };
+        let rounded = table
+            .into_iter()
+            .map(u32::from)
+            .rfind(|mss| *mss <= full)
+            .unwrap();
+        assert_eq!(server.send_mss, rounded - timestamps, "{what}");
     }
 }
 

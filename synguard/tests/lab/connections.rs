@@ -3,9 +3,8 @@
 
 use std::net::{SocketAddr, TcpStream};
 
-use synguard_common::flow::{Net as _, V4, V6};
 use synguard_lab::{
-    client::{self, ConnectOptions, TcpInfo},
+    client::{self, ConnectOptions},
     edge::{Edge, EdgeOptions},
     http,
     link::Vlan,
@@ -13,16 +12,9 @@ use synguard_lab::{
 };
 
 use crate::{
-    client::{BANNER, HTTP, both, exchange, serve},
+    client::{Agreed, BANNER, Ends, HTTP, both, exchange, serve},
     guard::{Guard, PATIENCE, admitted, challenged},
 };
-
-/// A connection seen from both ends.
-#[derive(Clone, Copy, Debug)]
-struct Ends {
-    client: TcpInfo,
-    server: TcpInfo,
-}
 
 /// What a case changes.
 #[derive(Default)]
@@ -39,36 +31,6 @@ struct Case {
     agreed: Agreed,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Agreed {
-    timestamps: bool,
-    sack: bool,
-    window_scaling: bool,
-    ecn: bool,
-}
-
-impl Default for Agreed {
-    fn default() -> Self {
-        Self {
-            timestamps: true,
-            sack: true,
-            window_scaling: true,
-            ecn: false,
-        }
-    }
-}
-
-impl Agreed {
-    fn of(info: &TcpInfo) -> Self {
-        Self {
-            timestamps: info.timestamps,
-            sack: info.sack,
-            window_scaling: info.window_scaling,
-            ecn: info.ecn,
-        }
-    }
-}
-
 /// Makes a connection, has it carry a megabyte each way, and looks at both ends.
 #[track_caller]
 fn meet(edge: &Edge, target: SocketAddr, options: &ConnectOptions) -> (TcpStream, Ends) {
@@ -78,11 +40,7 @@ fn meet(edge: &Edge, target: SocketAddr, options: &ConnectOptions) -> (TcpStream
     };
     let stream = client::connect(&edge.client, target, &options).unwrap();
     // Before the transfer: the kernel lowers and raises what it sends later on.
-    let server = client::server_info(&stream).unwrap();
-    let ends = Ends {
-        client: client::tcp_info(&stream).unwrap(),
-        server,
-    };
+    let ends = Ends::of(&stream);
     exchange(&stream, 1_000_000);
     (stream, ends)
 }
@@ -91,35 +49,10 @@ fn meet(edge: &Edge, target: SocketAddr, options: &ConnectOptions) -> (TcpStream
 #[track_caller]
 fn compare(free: &Ends, guarded: &Ends, target: SocketAddr, what: &str) {
     let what = format!("{what}, {target}\nwithout: {free:?}\nguarded: {guarded:?}");
-    // Both ends know the same of each other, or one will send what the other mistakes.
+    guarded.assert_made_from_cookie(free, target, &what);
     let Ends { client, server } = guarded;
-    assert_eq!(Agreed::of(client), Agreed::of(server), "{what}");
     assert_eq!(client.send_scale, server.receive_scale, "{what}");
     assert_eq!(client.send_scale, free.client.send_scale, "{what}");
-    if client.timestamps {
-        assert_eq!(server.send_scale, client.receive_scale, "{what}");
-    } else {
-        assert!(server.send_scale <= client.receive_scale, "{what}");
-        // Every scale that common systems use is in the table.
-        if [0, 2, 4, 6, 7, 8, 10].contains(&client.receive_scale) {
-            assert_eq!(server.send_scale, client.receive_scale, "{what}");
-        }
-    }
-    // The server's MSS reaches the client whole, the client's rounded down to the table.
-    assert_eq!(client.send_mss, free.client.send_mss, "{what}");
-    let timestamps = if client.timestamps { 12 } else { 0 };
-    let full = free.server.send_mss + timestamps;
-    let table = if target.is_ipv4() {
-        V4::MSS_TABLE
-    } else {
-        V6::MSS_TABLE
-    };
-    let rounded = table
-        .into_iter()
-        .map(u32::from)
-        .rfind(|mss| *mss <= full)
-        .unwrap();
-    assert_eq!(server.send_mss, rounded - timestamps, "{what}");
     assert_eq!((client.retransmits, server.retransmits), (0, 0), "{what}");
 }
 
@@ -153,18 +86,7 @@ fn run(name: &str, case: Case) {
     let guard = Guard::with_config(&edge, case.config, case.arguments);
     for (&target, free) in targets.iter().zip(&free) {
         let (stream, ends) = meet(&edge, target, &case.connect);
-        assert_eq!(
-            Agreed::of(&ends.client),
-            Agreed::of(&free.client),
-            "{name}, calm, {target}"
-        );
-        let scales = |ends: &Ends| (ends.client.send_scale, ends.server.send_scale);
-        let sizes = |ends: &Ends| (ends.client.send_mss, ends.server.send_mss);
-        assert_eq!(
-            (scales(&ends), sizes(&ends)),
-            (scales(free), sizes(free)),
-            "{name}, calm"
-        );
+        ends.assert_untouched(free, &format!("{name}, calm, {target}"));
         streams.push(stream);
     }
     let calm = guard.service();

@@ -3,7 +3,7 @@
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     sync::Mutex,
     time::{Duration, Instant},
 };
@@ -21,7 +21,7 @@ use synguard_lab::{
 };
 
 use crate::{
-    client::{HTTP, Talk, both, connect, exchange, serve},
+    client::{HTTP, Talk, ask_and_have_it_closed, both, connect, exchange, serve},
     guard::{Guard, PATIENCE, admitted, challenged, eventually, packets},
 };
 
@@ -47,16 +47,6 @@ fn listener(
     socket.bind(&address.into())?;
     socket.listen(512)?;
     Ok(socket.into())
-}
-
-/// Has the server close first, so that TIME_WAIT is on its side.
-fn ask_and_have_it_closed(mut stream: &TcpStream) {
-    stream
-        .write_all(b"GET / HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n")
-        .unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    assert!(answer.ends_with(http::GREETING), "{answer:?}");
 }
 
 #[test]

@@ -8,19 +8,15 @@ use std::{
     time::Instant,
 };
 
-use synguard_common::{
-    flow::{Net as _, V4, V6},
-    profile::MAX_LEARNED_SCALE,
-    verdict::Reason,
-};
+use synguard_common::{profile::MAX_LEARNED_SCALE, verdict::Reason};
 use synguard_lab::{
-    client::{self, ConnectOptions, TcpInfo},
+    client::ConnectOptions,
     link::Vlan,
     topology::{Ecn, ForwardingOptions, Shape, Stack},
 };
 
 use crate::{
-    client::{HTTP, exchange},
+    client::{Agreed, Ends, HTTP, exchange},
     guard::{challenged, packets},
     proxy_site::{PROMPT, Place, Site},
 };
@@ -119,18 +115,6 @@ fn clients() -> Vec<Case> {
     ]
 }
 
-/// A connection seen from both ends.
-#[derive(Clone, Copy, Debug)]
-struct Ends {
-    client: TcpInfo,
-    server: TcpInfo,
-}
-
-/// Options both ends use: timestamps, SACK, window scaling, ECN.
-fn agreed(info: &TcpInfo) -> [bool; 4] {
-    [info.timestamps, info.sack, info.window_scaling, info.ecn]
-}
-
 /// Makes a connection, looks at both ends, and has it carry bytes each way. `made` counts connections.
 ///
 /// A busy machine holds things up, and its kernels then send again what is not lost. It will not do so
@@ -141,12 +125,10 @@ fn meet(site: &Site, target: SocketAddr, case: &Case, made: &Cell<u64>) -> (TcpS
     while tries.len() < 3 {
         let begin = Instant::now();
         let stream = site.connect_with(target, case.connect.clone());
-        let server = client::server_info(&stream).unwrap();
+        let ends = Ends::of(&stream);
         let took = begin.elapsed();
-        let client = client::tcp_info(&stream).unwrap();
         made.set(made.get() + 1);
-        let ends = Ends { client, server };
-        if took < PROMPT && (client.retransmits, server.retransmits) == (0, 0) {
+        if took < PROMPT && (ends.client.retransmits, ends.server.retransmits) == (0, 0) {
             exchange(&stream, 300_000);
             return (stream, ends);
         }
@@ -159,10 +141,9 @@ fn meet(site: &Site, target: SocketAddr, case: &Case, made: &Cell<u64>) -> (TcpS
 #[track_caller]
 fn compare(free: &Ends, guarded: &Ends, target: SocketAddr, what: &str) {
     let what = format!("{what}, {target}\nwithout: {free:?}\nguarded: {guarded:?}");
+    guarded.assert_made_from_cookie(free, target, &what);
     let Ends { client, server } = guarded;
-    // Both ends know the same of each other, or one will send what the other mistakes.
-    assert_eq!(agreed(client), agreed(server), "{what}");
-    assert_eq!(agreed(client), agreed(&free.client), "{what}");
+    assert_eq!(Agreed::of(client), Agreed::of(&free.client), "{what}");
     // The client scales windows by what the server was seen to promise, up to a limit.
     let promised = free.client.send_scale.min(MAX_LEARNED_SCALE);
     assert_eq!(free.client.send_scale, server.receive_scale, "{what}");
@@ -173,30 +154,6 @@ fn compare(free: &Ends, guarded: &Ends, target: SocketAddr, what: &str) {
         let passed = free.client.send_scale;
         assert!([promised, passed].contains(&client.send_scale), "{what}");
     }
-    if client.timestamps {
-        assert_eq!(server.send_scale, client.receive_scale, "{what}");
-    } else {
-        assert!(server.send_scale <= client.receive_scale, "{what}");
-        // Every scale that common systems use is in the table.
-        if [0, 2, 4, 6, 7, 8, 10].contains(&client.receive_scale) {
-            assert_eq!(server.send_scale, client.receive_scale, "{what}");
-        }
-    }
-    // The server's MSS reaches the client whole, the client's rounded down to the table.
-    assert_eq!(client.send_mss, free.client.send_mss, "{what}");
-    let timestamps = if client.timestamps { 12 } else { 0 };
-    let full = free.server.send_mss + timestamps;
-    let table = if target.is_ipv4() {
-        V4::MSS_TABLE
-    } else {
-        V6::MSS_TABLE
-    };
-    let rounded = table
-        .into_iter()
-        .map(u32::from)
-        .rfind(|mss| *mss <= full)
-        .unwrap();
-    assert_eq!(server.send_mss, rounded - timestamps, "{what}");
 }
 
 /// Every client in both families: without the guard, calm, guarded. All connections live to the end,
@@ -230,15 +187,7 @@ fn run(what: &str, place: Place, options: ForwardingOptions, xdp: &str, cases: &
     let guard = site.guard_by("proxy", "", "", &["--xdp-mode", xdp]);
     let calm = meet_all();
     for (((case, target), (_, free)), (_, calm)) in cases.iter().zip(&free).zip(&calm) {
-        let name = format!("{what}, {}, calm, {target}", case.name);
-        assert_eq!(agreed(&calm.client), agreed(&free.client), "{name}");
-        let scales = |ends: &Ends| (ends.client.send_scale, ends.server.send_scale);
-        let sizes = |ends: &Ends| (ends.client.send_mss, ends.server.send_mss);
-        assert_eq!(
-            (scales(calm), sizes(calm)),
-            (scales(free), sizes(free)),
-            "{name}"
-        );
+        calm.assert_untouched(free, &format!("{what}, {}, calm, {target}", case.name));
     }
     let service = guard.service();
     assert_eq!(challenged(&service), 0, "{what}: {service:?}");

@@ -12,15 +12,14 @@ use synguard_common::verdict::Reason;
 use synguard_lab::{
     frame::flags,
     load::{LoadClient, LoadOptions, Pattern},
-    topology::{ForwardingOptions, Shape},
+    topology::Shape,
 };
 
 use crate::{
-    client::{ECHO, HTTP, echo, exchange},
+    client::{ECHO, HTTP, echo, exchange, stalled},
     guard::{PATIENCE, eventually, packets, within},
     proxy_rules::{Hook, Rules, SYN, sockets},
     proxy_site::{Place, Site},
-    proxy_tuples::stalled,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -48,14 +47,20 @@ fn what_takes_its_time() {
         for (name, test) in tests {
             scope.spawn(move || {
                 let begin = Instant::now();
-                test(Site::new(
-                    Place::Behind(Shape::Routed),
-                    ForwardingOptions::default(),
-                ));
+                test(Site::plain(Place::Behind(Shape::Routed)));
                 println!("{name}: {:?}", begin.elapsed());
             });
         }
     });
+}
+
+/// Connects, and waits for as long as a minute for the reset.
+#[track_caller]
+fn connect_and_be_reset(site: &Site, target: SocketAddr) {
+    let mut stream = site.connect(target);
+    stream.set_read_timeout(Some(60 * SECOND)).unwrap();
+    let error = stream.read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{target}");
 }
 
 /// The SYN is sent five times, after 0, 1, 3, 7 and 15 s; at 31 s the client is refused.
@@ -68,10 +73,7 @@ fn a_server_that_never_answers(site: Site) {
         for target in site.both(HTTP) {
             let site = &site;
             scope.spawn(move || {
-                let mut stream = site.connect(target);
-                stream.set_read_timeout(Some(60 * SECOND)).unwrap();
-                let error = stream.read(&mut [0]).unwrap_err();
-                assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{target}");
+                connect_and_be_reset(site, target);
                 let took = begin.elapsed();
                 assert!(
                     (30 * SECOND..36 * SECOND).contains(&took),
@@ -93,8 +95,9 @@ fn a_server_that_never_answers(site: Site) {
     }
 }
 
-/// Nobody has the address: the edge itself finds that out, and says so in ICMP errors, which do not end a
-/// connection that the client believes to be established (RFC 5461). The end comes as with silence.
+/// Nobody has the address: the edge itself finds that out, and says so in ICMP errors, which do not
+/// end a connection that the client believes to be established (RFC 5461). The end comes as with
+/// silence.
 fn a_server_that_is_nowhere(site: Site) {
     let nobody = [false, true].map(|v6| {
         let server = site.dial(v6, HTTP).ip();
@@ -115,10 +118,7 @@ fn a_server_that_is_nowhere(site: Site) {
         for target in nobody {
             let site = &site;
             scope.spawn(move || {
-                let mut stream = site.connect(target);
-                stream.set_read_timeout(Some(60 * SECOND)).unwrap();
-                let error = stream.read(&mut [0]).unwrap_err();
-                assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{target}");
+                connect_and_be_reset(site, target);
                 let took = begin.elapsed();
                 assert!(took < 36 * SECOND, "{target}: {took:?}");
             });

@@ -23,7 +23,7 @@ use crate::{
     client::{HTTP, exchange},
     guard::{PATIENCE, count, eventually, packets},
     proxy_rules::{ACK, Hook, Rules, SYN, SYN_ACK},
-    proxy_site::{PROMPT, Place, SPARE, Site},
+    proxy_site::{PROMPT, Place, SPARE, Site, at_each},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -138,8 +138,8 @@ fn a_server_that_answers_late() {
     });
 }
 
-/// Clients that do not wait for a late server: one that resets, and comes again by the same tuple, and one
-/// that has ended its side before there is another.
+/// Clients that do not wait for a late server: one that resets, and comes again by the same tuple,
+/// and one that has ended its side before there is another.
 #[test]
 fn clients_that_give_up_on_a_late_server() {
     everywhere_at_once("clients_that_give_up_on_a_late_server", |place, site| {
@@ -289,13 +289,7 @@ fn a_narrow_link_behind_the_edge() {
 fn a_narrow_link_before_the_edge() {
     const MTU: u16 = 1300;
     let what = "a_narrow_link_before_the_edge";
-    for place in Place::ALL {
-        if !place.is_possible(what) {
-            continue;
-        }
-        let site = Site::plain(place);
-        let _server = site.serve();
-        let guard = site.guard_knowingly();
+    at_each(&Place::ALL, what, |place, site, guard| {
         for (target, headers) in site.both(HTTP).into_iter().zip([40, 60]) {
             let name = format!("{place:?}, {target}");
             let stream = site.connect(target);
@@ -303,25 +297,20 @@ fn a_narrow_link_before_the_edge() {
             let wide = client::server_info(&stream).unwrap().send_mss;
             let wire = site.wire();
             exchange(&stream, 0);
-            let last = wire
-                .receive_tcp(PATIENCE, |answer| {
+            // The end of what the server says next, if it does.
+            let heard = |patience| {
+                let heard = wire.receive_tcp(patience, |answer| {
                     answer.source == target
                         && answer.destination == near
                         && !answer.payload.is_empty()
-                })
-                .unwrap()
-                .unwrap();
-            let mut next = last.seq.wrapping_add(last.payload.len() as u32);
+                });
+                let heard = heard.unwrap()?;
+                Some(heard.seq.wrapping_add(heard.payload.len() as u32))
+            };
+            let mut next = heard(PATIENCE).unwrap();
             // What the server has said last, of the two answers.
-            while let Some(later) = wire
-                .receive_tcp(PROMPT, |answer| {
-                    answer.source == target
-                        && answer.destination == near
-                        && !answer.payload.is_empty()
-                })
-                .unwrap()
-            {
-                next = later.seq.wrapping_add(later.payload.len() as u32);
+            while let Some(later) = heard(PROMPT) {
+                next = later;
             }
 
             let quoted = site
@@ -362,5 +351,5 @@ fn a_narrow_link_before_the_edge() {
         }
         let others = guard.status().unprotected;
         assert_eq!(count(&others, Reason::IcmpTranslated), 2, "{others:?}");
-    }
+    });
 }

@@ -54,6 +54,19 @@ impl Place {
     }
 }
 
+/// Runs a test at each of these places where it is possible, guarded by a proxy that has seen what
+/// the server offers.
+pub fn at_each(places: &[Place], what: &str, test: impl Fn(Place, &Site, &Guard)) {
+    for &place in places {
+        if place.is_possible(what) {
+            let site = Site::plain(place);
+            let _server = site.serve();
+            let guard = site.guard_knowingly();
+            test(place, &site, &guard);
+        }
+    }
+}
+
 /// A place, built.
 pub enum Site {
     Behind(Box<Forwarding>),

@@ -2,7 +2,6 @@
 //! what becomes of flows when clients come and go.
 
 use std::{
-    io::{Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpStream},
     os::fd::AsRawFd as _,
     time::{Duration, Instant},
@@ -15,14 +14,14 @@ use synguard_lab::{
     edge::{CLIENT_V4, CLIENT_V6},
     frame::{TcpOption, flags},
     http,
-    load::{LoadClient, LoadOptions, Pattern, Report},
+    load::{LoadOptions, Pattern, Report},
     topology::{Shape, Stack},
 };
 
 use crate::{
-    client::{ECHO, HTTP, echo},
+    client::{ECHO, HTTP, ask_and_have_it_closed, echo, run_load, stalled},
     guard::{PATIENCE, eventually, packets},
-    proxy_site::{Place, Site},
+    proxy_site::{Place, Site, at_each},
 };
 
 /// The client's first address with a port.
@@ -47,13 +46,7 @@ fn connect_from(site: &Site, target: SocketAddr, port: u16) -> TcpStream {
 fn a_tuple_in_time_wait_is_used_again() {
     const ROUNDS: u64 = 5;
     let what = "a_tuple_in_time_wait_is_used_again";
-    for place in Place::ALL {
-        if !place.is_possible(what) {
-            continue;
-        }
-        let site = Site::plain(place);
-        let _server = site.serve();
-        let guard = site.guard_knowingly();
+    at_each(&Place::ALL, what, |place, site, guard| {
         for (timestamps, port) in [(true, 40_000), (false, 40_001)] {
             let stack = Stack {
                 timestamps,
@@ -63,13 +56,7 @@ fn a_tuple_in_time_wait_is_used_again() {
             for target in site.both(HTTP) {
                 for round in 0..ROUNDS {
                     let begin = Instant::now();
-                    let mut stream = connect_from(&site, target, port);
-                    stream
-                        .write_all(b"GET / HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n")
-                        .unwrap();
-                    let mut answer = String::new();
-                    stream.read_to_string(&mut answer).unwrap();
-                    assert!(answer.ends_with(http::GREETING), "{answer:?}");
+                    ask_and_have_it_closed(&connect_from(site, target, port));
                     // A second is what a lost SYN costs.
                     let took = begin.elapsed();
                     assert!(
@@ -85,7 +72,7 @@ fn a_tuple_in_time_wait_is_used_again() {
             4 * ROUNDS,
             "{service:?}"
         );
-    }
+    });
 }
 
 /// Ends a connection without a word to its peer.
@@ -111,21 +98,16 @@ fn vanish(stream: TcpStream) {
 fn a_client_that_vanished_comes_again() {
     const CLIENTS: u16 = 16;
     const ROUNDS: usize = 6;
-    let what = "a_client_that_vanished_comes_again";
-    for place in [
+    let places = [
         Place::Behind(Shape::Routed),
         Place::Behind(Shape::Dnat),
         Place::OnEdge,
-    ] {
-        if !place.is_possible(what) {
-            continue;
-        }
-        let site = Site::plain(place);
-        let _server = site.serve();
-        let guard = site.guard_knowingly();
+    ];
+    let what = "a_client_that_vanished_comes_again";
+    at_each(&places, what, |place, site, guard| {
         std::thread::scope(|scope| {
             for client in 0..CLIENTS {
-                let (site, target) = (&site, site.both(ECHO)[usize::from(client % 2)]);
+                let target = site.both(ECHO)[usize::from(client % 2)];
                 scope.spawn(move || {
                     for round in 0..ROUNDS {
                         let begin = Instant::now();
@@ -151,7 +133,7 @@ fn a_client_that_vanished_comes_again() {
             let flows = guard.status().flows;
             (flows.spliced == u64::from(CLIENTS)).then_some(())
         });
-    }
+    });
 }
 
 /// Frames that anybody can send, with the addresses of a client: its connections go on, and nothing is
@@ -160,13 +142,7 @@ fn a_client_that_vanished_comes_again() {
 fn frames_of_others_change_nothing() {
     const FRAMES: u32 = 2000;
     let what = "frames_of_others_change_nothing";
-    for place in Place::ALL {
-        if !place.is_possible(what) {
-            continue;
-        }
-        let site = Site::plain(place);
-        let _server = site.serve();
-        let guard = site.guard_knowingly();
+    at_each(&Place::ALL, what, |place, site, guard| {
         let mut random = http::payload(1 << 20).flatten();
         let mut number = || u32::from_be_bytes([(); 4].map(|()| random.next().unwrap()));
         let mut talks = Vec::new();
@@ -232,12 +208,7 @@ fn frames_of_others_change_nothing() {
                 "{service:?}"
             );
         }
-    }
-}
-
-/// Connections that took longer than 100 ms: a lost segment costs twice that.
-pub fn stalled(report: &Report) -> u64 {
-    report.latency.len() - report.latency.count_between(0, 100_000)
+    });
 }
 
 /// Short connections, sixteen at a time.
@@ -247,8 +218,7 @@ fn load(site: &Site, target: SocketAddr, connections: u64) -> Report {
         limit: PATIENCE,
         ..LoadOptions::new(target, Pattern::Closed(16))
     };
-    let report = LoadClient::start(site.client(), load).unwrap();
-    report.wait().unwrap()
+    run_load(site.client(), load)
 }
 
 #[test]
@@ -256,16 +226,9 @@ fn short_connections() {
     const CONNECTIONS: u64 = 4000;
     // A hiccup or two of a busy machine hold up all sixteen.
     const HICCUPS: u64 = 64;
-    let what = "short_connections";
-    for place in Place::ALL {
-        if !place.is_possible(what) {
-            continue;
-        }
-        let site = Site::plain(place);
-        let _server = site.serve();
-        let guard = site.guard_knowingly();
+    at_each(&Place::ALL, "short_connections", |place, site, guard| {
         for target in site.both(HTTP) {
-            let report = load(&site, target, CONNECTIONS);
+            let report = load(site, target, CONNECTIONS);
             let name = format!(
                 "{place:?}, {target}: {report:?}, over 100 ms: {}",
                 stalled(&report)
@@ -291,5 +254,5 @@ fn short_connections() {
         });
         assert_eq!(guard.status().flows.evicted_total, 0);
         assert_eq!(guard.service().half_open, 0);
-    }
+    });
 }

@@ -11,17 +11,11 @@ use synguard_lab::{
 };
 
 use crate::{
-    client::{HTTP, both, serve},
+    client::{HTTP, both, run_load, serve, stalled},
     guard::{Guard, PATIENCE, admitted, packets, within},
 };
 
 const CONNECTIONS: u64 = 500_000;
-
-/// Connections that took longer than 100 ms. A lost segment costs 200 ms or a second, whereas the
-/// machine's own hiccups come with the guard as without.
-fn stalled(report: &Report) -> u64 {
-    report.latency.len() - report.latency.count_between(0, 100_000)
-}
 
 /// Segments that the kernels of a connection's ends had to send again. Nothing gets lost on the lab's
 /// wire, and no hiccup of the machine counts here unless it takes 200 ms.
@@ -62,10 +56,7 @@ fn run(is_guarded: bool) -> (Report, u64, u64) {
         duration: Duration::from_secs(85),
         ..LoadOptions::new(both(HTTP)[0], Pattern::Closed(32))
     };
-    let report = LoadClient::start(&edge.client, load)
-        .unwrap()
-        .wait()
-        .unwrap();
+    let report = run_load(&edge.client, load);
     let retransmitted = retransmitted(&edge);
     println!(
         "guarded {is_guarded}: {:.1} s, {report:?}, p99.99 {:?} ms, over 100 ms: {}, \
@@ -140,10 +131,7 @@ fn short_connections_over_ipv6() {
         connections: 40_000,
         ..LoadOptions::new(both(HTTP)[1], Pattern::Closed(32))
     };
-    let report = LoadClient::start(&edge.client, load)
-        .unwrap()
-        .wait()
-        .unwrap();
+    let report = run_load(&edge.client, load);
     assert_eq!((report.ok, report.failed()), (40_000, 0), "{report:?}");
     assert!(
         stalled(&report) <= 64,
@@ -168,10 +156,7 @@ fn short_connections_leave_nothing_half_open() {
             connections: 30_000,
             ..LoadOptions::new(both(HTTP)[usize::from(v6)], Pattern::Closed(32))
         };
-        let report = LoadClient::start(&edge.client, load)
-            .unwrap()
-            .wait()
-            .unwrap();
+        let report = run_load(&edge.client, load);
         assert_eq!((report.ok, report.failed()), (30_000, 0), "{report:?}");
     }
     let service = guard.service();
