@@ -206,14 +206,14 @@ pub const TICKS_PER_SECOND: u32 = 4;
 pub struct Clock {
     /// Wall-clock time (CLOCK_REALTIME) less monotonic time (CLOCK_MONOTONIC), ns.
     pub wall_offset: u64,
-    /// Monotonic time (CLOCK_MONOTONIC) in quarters of a second, what flows are aged by: reading it costs the packet path
-    /// a load, where a clock would cost a call. Where the daemon is gone, it stands still and
-    /// nothing ages.
+    /// Monotonic time (CLOCK_MONOTONIC) in quarters of a second, what flows are aged by: reading it
+    /// costs the packet path a load, where a clock would cost a call. Where the daemon is gone, it
+    /// stands still and nothing ages.
     pub tick: u32,
     /// Length of a jiffy, ns; 0 where it was not found out, and `bpf_ktime_get_coarse_ns` is asked.
     pub jiffy_ns: u32,
-    /// Monotonic time less the jiffies' (`bpf_jiffies64` times `jiffy_ns`), ns. The kernel counts jiffies by
-    /// the monotonic clock, and reading them costs a load where the clock costs a call.
+    /// Monotonic time less the jiffies' (`bpf_jiffies64` times `jiffy_ns`), ns. The kernel counts
+    /// jiffies by the monotonic clock, and reading them costs a load where the clock costs a call.
     pub jiffy_offset: u64,
 }
 

@@ -192,7 +192,8 @@ pub fn validate<N: Net>(flow: &Flow<N>, isn: u32, cookie: u32, key: &EpochKey) -
     }
 }
 
-/// The TSval of our SYN-ACK: a clock of about a millisecond above five bits of what the client asked for.
+/// The TSval of our SYN-ACK: a clock of about a millisecond above five bits of what the client
+/// asked for.
 ///
 /// TSval thus advances by about 32 a millisecond, which RFC 7323 section 5.4 allows until the
 /// kernel takes over from this very value at its own pace (`bpf_sk_assign_tcp_reqsk`). Bits 3..0

@@ -1,9 +1,9 @@
 //! What leaves by the interface: what the TC program `synguard_out` learns from it, and what it
 //! changes for spliced connections.
 //!
-//! What a server sends cannot be forged from outside. So this is where half-open connections are confirmed,
-//! where it is learned what servers offer ([`crate::profile`]) and which connections exist
-//! ([`crate::splice`]), and where splices are completed.
+//! What a server sends cannot be forged from outside. So this is where half-open connections are
+//! confirmed, where it is learned what servers offer ([`crate::profile`]) and which connections
+//! exist ([`crate::splice`]), and where splices are completed.
 //!
 //! Completing one takes a single packet, the server's SYN-ACK. Rewritten into the client's ACK it
 //! goes back in, a copy, to the server; rewritten again it goes on to the client as a window

@@ -1,7 +1,7 @@
 //! How long flows live: what the sweep (`synguard_sweep`) does with each entry of `FLOWS`.
 //!
-//! Ages are in ticks of the daemon's clock ([`crate::abi::Clock::tick`]) and measured from the last packet, so
-//! that a flow in use never expires, whatever was said of its end.
+//! Ages are in ticks of the daemon's clock ([`crate::abi::Clock::tick`]) and measured from the last
+//! packet, so that a flow in use never expires, whatever was said of its end.
 
 use crate::{
     abi::{CLOSING_CLIENT, CLOSING_RESET, CLOSING_SERVER, FLOW_PENDING, TICKS_PER_SECOND},

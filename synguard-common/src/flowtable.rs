@@ -70,8 +70,8 @@ impl Place {
     }
 }
 
-/// The bucket at `fraction` (of 2^32) of a table of so many: a multiplication, for a number that need be
-/// no power of two.
+/// The bucket at `fraction` (of 2^32) of a table of so many: a multiplication, for a number that
+/// need be no power of two.
 #[inline(always)]
 pub const fn index(fraction: u32, buckets: u32) -> u32 {
     ((fraction as u64 * buckets as u64) >> 32) as u32
@@ -255,8 +255,8 @@ fn silence<T: Tables>(tables: &T, fraction: u32) -> Option<u64> {
     Some(longest)
 }
 
-/// All ones where the number is negative, else zero. Hidden before and after, or LLVM makes a comparison
-/// of it and a branch of that.
+/// All ones where the number is negative, else zero. Hidden before and after, or LLVM makes a
+/// comparison of it and a branch of that.
 #[inline(always)]
 fn sign<T: Tables>(tables: &T, number: u64) -> u64 {
     tables.hidden((tables.hidden(number) as i64 >> 63) as u64)

@@ -273,8 +273,8 @@ pub struct Scanner {
     places: Places,
 }
 
-/// Where in a list of options those are that a splice changes: offsets in bytes from the start of the list to the
-/// data behind kind and length, 0 where there is no such option.
+/// Where in a list of options those are that a splice changes: offsets in bytes from the start of
+/// the list to the data behind kind and length, 0 where there is no such option.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Places {

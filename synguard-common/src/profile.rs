@@ -3,9 +3,9 @@
 //! A client that we answer must be promised nothing that the server behind will not keep, because
 //! the server hears of the connection only later. So we look at its answers to SYNs that passed
 //! while the service was calm. An option it was seen to agree to is promised from then on; the
-//! least MSS seen is what counts, and the first window scale. An option that it fell short of, after it had
-//! been promised, is not promised again for [`WITHHELD_TICKS`], whatever is seen: behind one
-//! address there may be several servers that differ.
+//! least MSS seen is what counts, and the first window scale. An option that it fell short of,
+//! after it had been promised, is not promised again for [`WITHHELD_TICKS`], whatever is seen:
+//! behind one address there may be several servers that differ.
 //!
 //! Not having been seen to agree says nothing, since the client may not have asked. So nothing is
 //! ever learned from an option's absence but by that shortfall.

@@ -31,8 +31,8 @@ use crate::{
 };
 
 /// How far a segment may be from what its flow has seen before it is asked for a cookie: more than
-/// most windows, and little of the sequence space. A longer-lived connection that jumps further pays for
-/// one hash.
+/// most windows, and little of the sequence space. A longer-lived connection that jumps further
+/// pays for one hash.
 const NEAR: u32 = 1 << 24;
 /// How far a RST may be from what the server has acknowledged and still count as one.
 const RESET_NEAR: u32 = 1 << 16;

@@ -68,9 +68,9 @@ pub trait State: Copy {
 }
 
 /// A [`FlowEntry`] in its map, where other CPUs work on it too. Every field is a word of its own,
-/// read and written by one instruction; nothing relies on two of them agreeing but what one direction of
-/// a connection, which is one CPU's, wrote itself. (The eBPF target has no atomics of these
-/// widths.)
+/// read and written by one instruction; nothing relies on two of them agreeing but what one
+/// direction of a connection, which is one CPU's, wrote itself. (The eBPF target has no atomics of
+/// these widths.)
 #[repr(C)]
 #[derive(Debug, Default)]
 pub struct LiveFlow {

@@ -34,9 +34,9 @@ pub trait Context {
     unsafe fn len(ctx: *mut Self) -> usize;
 }
 
-/// Loads a pointer field of the context. Not by a load that LLVM sees: where it needs a field often it would keep
-/// the field's address, "dereference of modified ctx ptr R1 off=76 disallowed". Nor is it to
-/// remember the value, which changes behind its back: hence not `pure`.
+/// Loads a pointer field of the context. Not by a load that LLVM sees: where it needs a field often
+/// it would keep the field's address, "dereference of modified ctx ptr R1 off=76 disallowed". Nor
+/// is it to remember the value, which changes behind its back: hence not `pure`.
 macro_rules! load {
     ($ctx:expr, $type:ty, $field:ident) => {{
         #[cfg(target_arch = "bpf")]

@@ -329,8 +329,8 @@ fn words(address: &Address) -> [u64; 2] {
     unsafe { [words.read(), words.add(1).read()] }
 }
 
-/// Asks the tables, and keeps what they say. A function of its own, for the sake of the stack and because it is
-/// seldom needed.
+/// Asks the tables, and keeps what they say. A function of its own, for the sake of the stack and
+/// because it is seldom needed.
 #[inline(never)]
 fn look_up(found: *mut Found, address: &Address) {
     let Some(runtime) = runtime() else {

@@ -95,7 +95,8 @@ pub static ERRANDS: Queue<Errand> = Queue::with_max_entries(ERRAND_SLOTS, 0);
 #[map]
 pub static SWEEP: Array<Sweep> = Array::with_max_entries(1, 0);
 
-/// 0 → a segment between two functions, a [`Parked`]. Written and read by `synguard_in` within one packet.
+/// 0 → a segment between two functions, a [`Parked`]. Written and read by `synguard_in` within one
+/// packet.
 #[map]
 pub static PARKED: PerCpuArray<[u64; size_of::<Parked>() / 8]> =
     PerCpuArray::with_max_entries(1, 0);

@@ -1,8 +1,9 @@
 //! Every TCP header that passes an end of a wire, both ways, in its order: for tests that compare what
 //! one end sent with what the other received.
 //!
-//! The kernel copies headers into a ring in shared memory (`PACKET_RX_RING`); a thread reads them there,
-//! by etherparse. What does not fit is counted, and whoever relies on a whole capture asks for that.
+//! The kernel copies headers into a ring in shared memory (`PACKET_RX_RING`); a thread reads them
+//! there, by etherparse. What does not fit is counted, and whoever relies on a whole capture asks
+//! for that.
 
 use std::{
     io,

@@ -36,9 +36,9 @@ impl FlowMaps {
     }
 }
 
-/// `FLOWS`, as [`synguard_common::flowtable`] lays it out. The daemon leaves it to the programs; this is
-/// for looking at them, and for tests. Whole buckets are read and written, so nothing else may be
-/// writing.
+/// `FLOWS`, as [`synguard_common::flowtable`] lays it out. The daemon leaves it to the programs;
+/// this is for looking at them, and for tests. Whole buckets are read and written, so nothing else
+/// may be writing.
 pub struct FlowTable {
     buckets: Array<MapData, Wire<FlowBucket>>,
     seed: u64,

@@ -317,7 +317,8 @@ fn a_request_in_the_same_batch_as_the_ack() {
     know_raw(&edge);
     let _server = serve(&edge);
     let guard = Guard::always(&edge);
-    // What arrives within two milliseconds is received in one go, as by a NIC that coalesces interrupts.
+    // What arrives within two milliseconds is received in one go, as by a NIC that coalesces
+    // interrupts.
     edge.server_end.moderate(Duration::from_millis(2)).unwrap();
     let wire = edge.client_wire().unwrap();
     for port in 30_000..30_200 {

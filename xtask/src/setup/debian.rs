@@ -150,8 +150,8 @@ impl Apt {
             .with_context(|| format!("{package} has no {inside}"))
     }
 
-    /// Unpacks `package`, and what it depends on that is not installed, into the folder of tools, with a
-    /// script that runs `inside` from there. Nothing is installed.
+    /// Unpacks `package`, and what it depends on that is not installed, into the folder of tools,
+    /// with a script that runs `inside` from there. Nothing is installed.
     pub fn unpack(&self, package: &str, inside: &str, tools: &Path) -> anyhow::Result<()> {
         let (root, bin) = (tools.join(UNPACKED), tools.join("bin"));
         fs::create_dir_all(&bin).with_context(|| format!("cannot make {}", bin.display()))?;
