@@ -7,7 +7,13 @@
 use crate::verdict::Reason;
 
 /// Version of every layout in this module; the daemon finds it in [`Runtime::abi_version`].
-pub const ABI_VERSION: u32 = 2;
+///
+/// Programs outlive the daemon that loaded them, so a daemon may meet those of another version. All
+/// that it knows of them then, and what therefore stays as it is in every version: `abi_version` and
+/// `draining` at the beginning of [`Runtime`] (map `RUNTIME`), `left` at the beginning of [`Sweep`]
+/// (map `SWEEP`), and that the program `synguard_sweep` brings the latter up to date when it is run on
+/// any frame.
+pub const ABI_VERSION: u32 = 3;
 
 /// Service number of "no service". Number 0 of every per-service table belongs to the packets of
 /// no service.
@@ -234,13 +240,14 @@ pub struct Moment {
 pub struct Runtime {
     /// [`ABI_VERSION`] of the programs' layouts. Written by the daemon.
     pub abi_version: u32,
+    /// 1 while no service is guarded, whatever else is said, because the programs are to leave: cookies
+    /// that are out are honoured, and flows go on. Written by the daemon.
+    pub draining: u32,
     /// 1 once the driver turned out to have no room for XDP metadata: `synguard_admit` then
     /// checks every segment itself. Written by `synguard_in`.
     pub no_metadata: u32,
     /// 1 where `PREFIXES` has entries. Written by the daemon.
     pub has_prefixes: u32,
-    /// Zero, and stays so: see [`crate::tables::Tables::zero`].
-    pub zero: u32,
     /// Random, chosen at load: where a tuple lies in `ADMISSIONS`. Written by the daemon.
     pub seed: u64,
     /// 1 while any service has admission `proxy`, or flows of one are left: else `FLOWS` is not
@@ -258,6 +265,10 @@ pub struct Runtime {
     /// Goes up after each change of `ADDRESSES` or `PREFIXES`: what was found before does not count
     /// any more. Written by the daemon.
     pub generation: u32,
+    /// Zero, and stays so: see [`crate::tables::Tables::zero`].
+    pub zero: u32,
+    /// Zero.
+    pub pad: u32,
 }
 
 /// Entries of the per-CPU array `FOUND`, a power of two.
@@ -405,6 +416,8 @@ pub const ERRAND_SLOTS: u32 = 4096;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sweep {
+    /// Flows that the last sweep left and that need the programs: pending or spliced, and not over.
+    pub left: u64,
     /// Flows by state (`FLOW_*`) that the last sweep left.
     pub by_state: [u64; FLOW_STATES],
     /// Flows that ended, in the last sweep's count: with `CLOSING_*` bits that mean they are over.
@@ -485,6 +498,22 @@ pub struct AdmissionBucket {
     pub ways: [u64; ADMISSION_WAYS],
 }
 
+/// Bytes of [`Ledger::name`].
+pub const LEDGER_NAME: usize = 64;
+/// Counters of a [`Ledger`].
+pub const LEDGER_COUNTS: usize = 8;
+
+/// Value of `LEDGER`: what the daemon must still know when it starts again. Written and read by the
+/// daemon alone, which gives the counters their meaning.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ledger {
+    /// Name of the service, zeros behind it; all zero where the number is free.
+    pub name: [u8; LEDGER_NAME],
+    /// What the daemon counted.
+    pub counts: [u64; LEDGER_COUNTS],
+}
+
 /// Names of the maps, as the loader finds them.
 pub mod map {
     /// Hash: [`super::Address`] → [`super::AddressEntry`].
@@ -521,6 +550,39 @@ pub mod map {
     pub const ERRANDS: &str = "ERRANDS";
     /// Array of one: [`super::Sweep`].
     pub const SWEEP: &str = "SWEEP";
+    /// Array, memory-mapped: service number → [`super::Ledger`].
+    pub const LEDGER: &str = "LEDGER";
+    /// Per-CPU array of one: [`crate::options::Scanner`].
+    pub const SCANNER: &str = "SCANNER";
+    /// Per-CPU array of one: [`crate::tables::Parked`].
+    pub const PARKED: &str = "PARKED";
+    /// Per-CPU array: hash of an address → [`super::Found`].
+    pub const FOUND: &str = "FOUND";
+
+    /// Every map.
+    pub const ALL: [&str; 21] = [
+        ADDRESSES,
+        PREFIXES,
+        PORTS,
+        SERVICES,
+        STATES,
+        STATS,
+        KEYS,
+        CLOCK,
+        MOMENT,
+        RUNTIME,
+        HALF_OPEN,
+        ADMISSIONS,
+        FLOWS,
+        FLOW_COUNTS,
+        VERIFIED,
+        ERRANDS,
+        SWEEP,
+        LEDGER,
+        SCANNER,
+        PARKED,
+        FOUND,
+    ];
 }
 
 /// Asserts the size of a layout and that it holds no hidden padding.
@@ -546,8 +608,9 @@ layout! {
     EpochKey = 24: epoch 0, k0 8, k1 16;
     Clock = 24: wall_offset 0, tick 8, jiffy_ns 12, jiffy_offset 16;
     Moment = 16: jiffies 0, monotonic 8;
-    Runtime = 48: abi_version 0, no_metadata 4, has_prefixes 8, zero 12, seed 16, forwards 24,
-        flow_buckets 28, settled_at 32, verified_ticks 36, flow_idle_ticks 40, generation 44;
+    Runtime = 56: abi_version 0, draining 4, no_metadata 8, has_prefixes 12, seed 16, forwards 24,
+        flow_buckets 28, settled_at 32, verified_ticks 36, flow_idle_ticks 40, generation 44, zero 48,
+        pad 52;
     Found = 32: address 0, entry 16, generation 24, protected 28;
     FlowEntry = 72: delta 0, ts_delta 4, cookie 8, client_isn 12, server_next 16, server_ack 20,
         client_tsval 24, seen_at 28, sent_at 32, window 36, mss 38, service 40, state 42,
@@ -556,7 +619,8 @@ layout! {
     FlowSlot = 112: tuple 0, flow 40;
     FlowBucket = 928: tags 0, slots 32;
     Errand = 120: tuple 0, flow 40, what 112, pad 116;
-    Sweep = 56: by_state 0, closing 32, removed 40, errands_lost 48;
+    Sweep = 64: left 0, by_state 8, closing 40, removed 48, errands_lost 56;
+    Ledger = 128: name 0, counts 64;
     FlowCounts = 24: created 0, evicted 8, verified 16;
     VerifiedSource = 8: since 0, pad 4;
     Tuple = 40: client 0, server 16, client_port 32, server_port 34, pad 36;

@@ -10,11 +10,11 @@ use crate::{
     },
     cookie::Timestamp,
     flow::{Flow, Net},
-    ingress::{Segment, Visitor, is_guarded, locate, validate},
+    ingress::{Segment, Visitor, has_grace, is_guarded, locate, validate},
     options,
     packet::Packet,
     recent,
-    tables::{Socket, State, Tables, Verdict},
+    tables::{Socket, Tables, Verdict},
     verdict::Reason,
     wire::tcp,
 };
@@ -100,7 +100,7 @@ fn judge<N: Net, P: Packet, T: Admission>(
     let now = tables.now();
     if segment.tcp.flags & CONTROL != tcp::ACK
         || config.admission != ADMISSION_LOCAL
-        || !(is_guarded(config, state) || now.monotonic < state.grace_until())
+        || !(is_guarded(tables, config, state) || has_grace(tables, state))
     {
         return None;
     }
@@ -116,7 +116,7 @@ fn judge<N: Net, P: Packet, T: Admission>(
         }
         // A calm service's stray ACK is the kernel's business, and so is that of one that is only
         // observed: without metadata, every segment comes here.
-        let drops = is_guarded(config, state) && config.mode != MODE_OBSERVE;
+        let drops = is_guarded(tables, config, state) && config.mode != MODE_OBSERVE;
         return verdict(if drops {
             Reason::AdmitInvalid
         } else {

@@ -258,7 +258,7 @@ fn locate_v6<P: Packet, T: Tables>(
 #[inline(always)]
 fn hidden<T: Tables>(tables: &T, reason: Reason) -> Verdict {
     match tables.state(SERVICE_NONE) {
-        Some(all) if all.state() == STATE_GUARDED => Verdict::none(reason),
+        Some(all) if all.state() == STATE_GUARDED && !tables.draining() => Verdict::none(reason),
         _ => Verdict::none(Reason::Calm),
     }
 }
@@ -279,7 +279,7 @@ fn by_state<T: Tables>(tables: &T, service: u16, reason: Reason) -> Verdict {
     let (Some(config), Some(state)) = (tables.service(service), tables.state(service)) else {
         return Verdict::none(Reason::Unprotected);
     };
-    let reason = if is_guarded(config, state) {
+    let reason = if is_guarded(tables, config, state) {
         reason
     } else {
         Reason::Calm
@@ -369,11 +369,18 @@ fn segment<N: Net, P: Packet, T: Tables>(
 
 /// Whether SYNs of the service are answered with cookies now (or would be, in mode observe).
 #[inline(always)]
-pub fn is_guarded(config: &ServiceConfig, state: impl State) -> bool {
-    if config.admission == ADMISSION_NONE {
+pub fn is_guarded<T: Tables>(tables: &T, config: &ServiceConfig, state: impl State) -> bool {
+    if config.admission == ADMISSION_NONE || tables.draining() {
         return false;
     }
     config.mode == MODE_ALWAYS || state.state() == STATE_GUARDED
+}
+
+/// Whether cookies of a service that is not guarded may still be on their way back.
+#[inline(always)]
+pub fn has_grace<T: Tables>(tables: &T, state: impl State) -> bool {
+    let until = state.grace_until();
+    tables.draining() || (until != 0 && tables.now().monotonic < until)
 }
 
 #[inline(always)]
@@ -392,7 +399,7 @@ fn judge<N: Net, P: Arriving, T: Tables>(
         splice::park(tables, flow, segment);
         return None;
     }
-    let reason = if is_guarded(config, state) {
+    let reason = if is_guarded(tables, config, state) {
         guarded(packet, tables, flow, segment, config)
     } else {
         calm(tables, flow, segment, config, state)
@@ -443,11 +450,9 @@ fn calm<N: Net, T: Tables>(
     {
         return reason;
     }
-    let grace_until = state.grace_until();
-    if grace_until != 0
-        && config.admission == ADMISSION_LOCAL
+    if config.admission == ADMISSION_LOCAL
         && segment.tcp.flags & CONTROL & !tcp::FIN == tcp::ACK
-        && tables.now().monotonic < grace_until
+        && has_grace(tables, state)
         && tables.socket(flow) == Socket::Listener
     {
         let reason = check_cookie(*tables, flow, segment.isn(), segment.cookie());

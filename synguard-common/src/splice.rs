@@ -21,7 +21,7 @@ use crate::{
     flow::{Flow, Net, V4, V6},
     flowtable,
     handshake::{self, Handshake, Towards},
-    ingress::{Segment, half_open_step, is_guarded, nonsense, validate},
+    ingress::{Segment, half_open_step, has_grace, is_guarded, nonsense, validate},
     options,
     packet::{Arriving, View, ViewMut},
     tables::{LiveFlow, State, Tables, Verdict},
@@ -152,7 +152,7 @@ fn decided<N: Net, P: Arriving, T: Tables>(packet: &mut P, tables: &T) -> Option
     let config = tables.service(taken.service)?;
     let state = tables.state(taken.service)?;
     let tcp = &taken.tcp;
-    let guarded = is_guarded(config, state);
+    let guarded = is_guarded(tables, config, state);
     if guarded && let Some(reason) = nonsense(tcp, taken.tcp_at, taken.end) {
         return Some(Next::Done(reason));
     }
@@ -177,10 +177,7 @@ fn decided<N: Net, P: Arriving, T: Tables>(packet: &mut P, tables: &T) -> Option
         }
     }
     const CONTROL: u16 = tcp::SYN | tcp::ACK | tcp::RST;
-    let grace_until = state.grace_until();
-    if tcp.flags & CONTROL == tcp::ACK
-        && (guarded || (grace_until != 0 && tables.now().monotonic < grace_until))
-    {
+    if tcp.flags & CONTROL == tcp::ACK && (guarded || has_grace(tables, state)) {
         return Some(Next::Ask {
             known: known.is_some(),
         });
@@ -223,7 +220,7 @@ fn again<N: Net, P: Arriving, T: Tables>(packet: &mut P, tables: T) -> Next {
 fn stray<T: Tables>(tables: &T) -> Reason {
     let service = tables.parked().map_or(0, |parked| parked.service.get());
     match (tables.service(service), tables.state(service)) {
-        (Some(config), Some(state)) if !is_guarded(config, state) => Reason::Calm,
+        (Some(config), Some(state)) if !is_guarded(tables, config, state) => Reason::Calm,
         _ if unsettled(tables) => Reason::Settling,
         _ => Reason::AckInvalid,
     }

@@ -272,6 +272,8 @@ pub trait Tables: Copy {
     fn parked(&self) -> Option<&Parked>;
     /// [`crate::abi::Clock::tick`].
     fn tick(&self) -> u32;
+    /// [`crate::abi::Runtime::draining`].
+    fn draining(&self) -> bool;
     /// [`crate::abi::Runtime::forwards`].
     fn forwards(&self) -> bool;
     /// Whether XDP runs in generic mode on the interface, so that a packet it receives from us comes

@@ -517,6 +517,11 @@ impl<C> Tables for Kernel<C> {
     }
 
     #[inline(always)]
+    fn draining(&self) -> bool {
+        runtime().is_some_and(|runtime| runtime.draining != 0)
+    }
+
+    #[inline(always)]
     fn forwards(&self) -> bool {
         runtime().is_some_and(|runtime| runtime.forwards != 0)
     }

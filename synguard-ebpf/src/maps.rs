@@ -7,8 +7,9 @@ use aya_ebpf::{
 };
 use synguard_common::abi::{
     ADMISSION_BUCKETS, Address, AddressEntry, AdmissionBucket, Clock, ERRAND_SLOTS, EpochKey,
-    Errand, FOUND_SLOTS, FlowBucket, FlowCounts, Found, HalfOpen, KEY_SLOTS, Moment, PortEntry,
-    PortKey, Runtime, ServiceConfig, ServiceState, ServiceStats, Sweep, Tuple, VerifiedSource,
+    Errand, FOUND_SLOTS, FlowBucket, FlowCounts, Found, HalfOpen, KEY_SLOTS, Ledger, Moment,
+    PortEntry, PortKey, Runtime, ServiceConfig, ServiceState, ServiceStats, Sweep, Tuple,
+    VerifiedSource,
 };
 use synguard_common::{options::Scanner, tables::Parked};
 
@@ -95,8 +96,11 @@ pub static ERRANDS: Queue<Errand> = Queue::with_max_entries(ERRAND_SLOTS, 0);
 #[map]
 pub static SWEEP: Array<Sweep> = Array::with_max_entries(1, 0);
 
-/// 0 → a segment between two functions, a [`Parked`]. Written and read by `synguard_in` within one
-/// packet.
+/// Service number → what the daemon must not forget. Written and read by the daemon. Set at load.
+#[map]
+pub static LEDGER: Array<Ledger> = Array::with_max_entries(1024, MMAPABLE);
+
+/// 0 → a segment between two functions, a [`Parked`]. Written and read by `synguard_in` within one packet.
 #[map]
 pub static PARKED: PerCpuArray<[u64; size_of::<Parked>() / 8]> =
     PerCpuArray::with_max_entries(1, 0);

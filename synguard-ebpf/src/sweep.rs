@@ -5,7 +5,10 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::bpf_for_each_map_elem;
 use synguard_common::{
-    abi::{ERRAND_REFUSE, ERRAND_RETRY, Errand, FLOW_STATES, FLOW_WAYS, FlowSlot},
+    abi::{
+        ERRAND_REFUSE, ERRAND_RETRY, Errand, FLOW_PENDING, FLOW_SPLICED, FLOW_STATES, FLOW_WAYS,
+        FlowSlot,
+    },
     expiry::{self, Fate, fate},
     flowtable::{FREE, free},
     tables::{LiveBucket, LiveSlot},
@@ -30,6 +33,7 @@ pub fn sweep() {
     };
     // SAFETY: a live map value; the daemon runs one sweep at a time and reads it in between.
     unsafe {
+        (*sweep).left = 0;
         (*sweep).by_state = [0; FLOW_STATES];
         (*sweep).closing = 0;
     }
@@ -91,6 +95,8 @@ fn look_at(bucket: &LiveBucket, way: usize, tag: u32, context: &Context) {
         let count = (&raw mut (*sweep).by_state).cast::<u64>().add(state);
         count.write(count.read() + 1);
         (*sweep).closing += over as u64;
+        let needed = (state == FLOW_PENDING as usize) | (state == FLOW_SPLICED as usize);
+        (*sweep).left += (needed & !over) as u64;
     }
 }
 

@@ -97,6 +97,7 @@ pub struct HostTables {
     parked: Parked,
     verified: RefCell<HashMap<Address, u32>>,
     tick: Cell<u32>,
+    draining: Cell<bool>,
     forwards: Cell<bool>,
     generic: Cell<bool>,
     settled_at: Cell<u32>,
@@ -129,6 +130,7 @@ impl Default for HostTables {
             parked: Parked::default(),
             verified: RefCell::default(),
             tick: Cell::new(0),
+            draining: Cell::new(false),
             forwards: Cell::new(false),
             generic: Cell::new(false),
             settled_at: Cell::new(0),
@@ -305,6 +307,11 @@ impl HostTables {
     /// Sets [`synguard_common::abi::Clock::tick`].
     pub fn set_tick(&self, tick: u32) {
         self.tick.set(tick);
+    }
+
+    /// Sets [`synguard_common::abi::Runtime::draining`].
+    pub fn set_draining(&self, draining: bool) {
+        self.draining.set(draining);
     }
 
     /// Sets [`synguard_common::abi::Runtime::forwards`], `generic` and `settled_at`.
@@ -738,6 +745,10 @@ impl<'t> Tables for &'t HostTables {
 
     fn tick(&self) -> u32 {
         self.tick.get()
+    }
+
+    fn draining(&self) -> bool {
+        self.draining.get()
     }
 
     fn forwards(&self) -> bool {

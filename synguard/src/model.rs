@@ -22,6 +22,8 @@ pub struct Config {
     pub socket: PathBuf,
     /// File with the 32-byte master secret (hex); created with mode 0600 when missing.
     pub secret: PathBuf,
+    /// Where what outlives the daemon is pinned; `None` where nothing does.
+    pub pins: Option<PathBuf>,
     /// How to attach XDP.
     pub xdp_mode: XdpMode,
     /// Entries of the half-open table, all services together.
@@ -158,6 +160,8 @@ pub struct Snapshot {
     pub config_applied_at: u64,
     /// `None` where `local` admission works; else why it does not.
     pub local_admission_error: Option<String>,
+    /// Whether it has been told to leave, and waits for spliced connections to end.
+    pub draining: bool,
     /// Interfaces it is attached to.
     pub interfaces: Vec<InterfaceStatus>,
     /// Packets of no service, by reason.
@@ -260,6 +264,8 @@ pub struct ServerStatus {
 /// Connections of proxied services, all of them together.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowStatus {
+    /// Those that need the programs: pending or spliced, and not over.
+    pub left: u64,
     /// Waiting for their server.
     pub pending: u64,
     /// Spliced: translated as long as they live.

@@ -12,7 +12,9 @@ use http_body_util::{BodyExt, Full};
 use hyper::{Request, body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use synguard::{
-    control::{self, Command, Handle, client::Client, client::ClientError},
+    control::{
+        self, Command, DetachHow, DetachRequest, Handle, client::Client, client::ClientError,
+    },
     metrics,
     model::{Mode, Snapshot},
 };
@@ -46,9 +48,9 @@ fn pretend() -> (Handle, Arc<Mutex<Vec<String>>>) {
                     let answer = known.ok_or(format!("{interface}: no such\ninterface"));
                     drop(reply.send(answer));
                 }
-                Command::Detach { interface, reply } => {
-                    note(format!("detach {interface}"));
-                    drop(reply.send(Ok(())));
+                Command::Detach { request, reply } => {
+                    note(format!("detach {:?} {:?}", request.interface, request.how));
+                    drop(reply.send(Ok("nobody is guarded any more".to_owned())));
                 }
                 Command::SetMode {
                     service,
@@ -139,9 +141,14 @@ async fn the_client_reaches_the_run_loop() {
         serde_json::to_value(snapshot()).unwrap()
     );
     assert_eq!(client.attach("eth0").await.unwrap().index, 2);
+    let request = DetachRequest {
+        interface: Some("eth0".to_owned()),
+        how: DetachHow::Drain,
+        patience_seconds: 5,
+    };
     assert_eq!(
-        client.detach("eth0").await.unwrap().message,
-        "eth0 is no longer guarded"
+        client.detach(&request).await.unwrap().message,
+        "nobody is guarded any more"
     );
     let done = client.set_mode(Some("web"), Mode::Always).await.unwrap();
     assert_eq!(done.message, "service web is in mode always");
@@ -151,7 +158,7 @@ async fn the_client_reaches_the_run_loop() {
         *log.lock().unwrap(),
         [
             "attach eth0",
-            "detach eth0",
+            "detach Some(\"eth0\") Drain",
             "mode Some(\"web\") always",
             "mode None observe"
         ]

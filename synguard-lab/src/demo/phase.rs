@@ -288,7 +288,8 @@ impl Guard {
             .arg("--socket")
             .arg(files.path().join("control.sock"))
             .arg("--secret")
-            .arg(files.path().join("secret"));
+            .arg(files.path().join("secret"))
+            .args(["--pins", "off"]);
         if let Some(services) = site.services() {
             let path = files.path().join("synguard.toml");
             std::fs::write(&path, services).context("cannot write the daemon's configuration")?;

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::{
-    config::{MetricsAddress, Overrides},
+    config::{MetricsAddress, Overrides, PinDirectory},
     daemon::{self, RunArgs},
     model::{Mode, XdpMode},
 };
 
-/// Guard interfaces until SIGINT or SIGTERM, then leave them as they were found.
+/// Guard interfaces. SIGTERM stops the daemon and leaves the interfaces guarded, for the next one to
+/// take over; SIGINT (Ctrl-C) takes the guard off, too.
 ///
 /// Without a configuration file every TCP listener on the interfaces' own addresses is protected.
 /// What is said here wins over the file, also when it is reloaded (SIGHUP or `synguard reload`).
@@ -37,6 +38,10 @@ pub(super) struct Run {
     #[arg(long, value_name = "ADDR")]
     metrics: Option<MetricsAddress>,
 
+    /// Where what outlives the daemon is pinned: a directory below /sys/fs/bpf, or `off`.
+    #[arg(long, value_name = "DIR", overrides_with = "pins")]
+    pins: Option<PinDirectory>,
+
     /// How XDP is attached; `native` forbids falling back.
     #[arg(long)]
     xdp_mode: Option<XdpMode>,
@@ -57,6 +62,7 @@ impl Run {
             config_path: self.config,
             overrides: Overrides {
                 metrics: self.metrics,
+                pins: self.pins,
                 mode: self.mode,
                 xdp_mode: self.xdp_mode,
                 socket: self.socket,

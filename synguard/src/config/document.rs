@@ -75,6 +75,9 @@ pub(super) fn config(text: &str, report: &mut Report<'_>) -> Config {
     if let Some((metrics, _)) = daemon.get(&values::METRICS, report) {
         config.metrics = metrics.into();
     }
+    if let Some((pins, _)) = daemon.get(&values::PINS, report) {
+        config.pins = pins.into();
+    }
     set(&mut config.socket, &daemon, &values::SOCKET, report);
     set(&mut config.secret, &daemon, &values::SECRET, report);
     set(&mut config.xdp_mode, &daemon, &values::XDP_MODE, report);

@@ -31,6 +31,8 @@ pub const DEFAULT_PATH: &str = "/etc/synguard/synguard.toml";
 pub const DEFAULT_SOCKET: &str = "/run/synguard/control.sock";
 /// Where the master secret is.
 pub const DEFAULT_SECRET: &str = "/var/lib/synguard/secret";
+/// Where what outlives the daemon is pinned.
+pub const DEFAULT_PINS: &str = "/sys/fs/bpf/synguard";
 /// Where Prometheus scrapes.
 pub const DEFAULT_METRICS: &str = "127.0.0.1:9911";
 /// Entries of the half-open table.
@@ -58,6 +60,8 @@ const SIZE_LIMIT: u64 = 1 << 20;
 pub struct Overrides {
     /// `--metrics`
     pub metrics: Option<MetricsAddress>,
+    /// `--pins`
+    pub pins: Option<PinDirectory>,
     /// `--mode`: of every service.
     pub mode: Option<Mode>,
     /// `--xdp-mode`
@@ -100,6 +104,39 @@ impl From<MetricsAddress> for Option<SocketAddr> {
     }
 }
 
+/// Where what outlives the daemon is pinned, if anywhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PinDirectory {
+    /// Nothing outlives it.
+    Off,
+    /// Here.
+    At(PathBuf),
+}
+
+impl FromStr for PinDirectory {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        if s == "off" {
+            return Ok(Self::Off);
+        }
+        // The root of the file system is for directories of many programs.
+        match Path::new(s).strip_prefix("/sys/fs/bpf") {
+            Ok(rest) if !rest.as_os_str().is_empty() => Ok(Self::At(s.into())),
+            _ => Err(format!("give {}", values::PINS_RIGHT)),
+        }
+    }
+}
+
+impl From<PinDirectory> for Option<PathBuf> {
+    fn from(directory: PinDirectory) -> Self {
+        match directory {
+            PinDirectory::Off => None,
+            PinDirectory::At(path) => Some(path),
+        }
+    }
+}
+
 /// The configuration of `path` (the built-in one without), as the command line changes it.
 pub fn load(path: Option<&Path>, overrides: &Overrides) -> Result<Config, Error> {
     let mut config = match path {
@@ -116,6 +153,7 @@ pub fn built_in() -> Config {
         metrics: Some(SocketAddr::from(([127, 0, 0, 1], 9911))),
         socket: DEFAULT_SOCKET.into(),
         secret: DEFAULT_SECRET.into(),
+        pins: Some(DEFAULT_PINS.into()),
         xdp_mode: XdpMode::Auto,
         half_open_entries: DEFAULT_HALF_OPEN_ENTRIES,
         flow_entries: DEFAULT_FLOW_ENTRIES,
@@ -166,6 +204,9 @@ impl Overrides {
     fn apply(&self, config: &mut Config) {
         if let Some(metrics) = self.metrics {
             config.metrics = metrics.into();
+        }
+        if let Some(pins) = &self.pins {
+            config.pins = pins.clone().into();
         }
         if let Some(xdp_mode) = self.xdp_mode {
             config.xdp_mode = xdp_mode;

@@ -89,6 +89,7 @@ fn a_full_file_is_read() {
         metrics = "off"
         socket = "/s"
         secret = "/k"
+        pins = "/sys/fs/bpf/edge/syn"
         xdp_mode = "native"
         half_open_entries = 100_000
         flow_entries = 1_000_000
@@ -116,6 +117,8 @@ fn a_full_file_is_read() {
     assert_eq!(config.metrics, None);
     assert_eq!(config.socket, Path::new("/s"));
     assert_eq!(config.secret, Path::new("/k"));
+    let pins = Path::new("/sys/fs/bpf/edge/syn");
+    assert_eq!(config.pins.as_deref(), Some(pins));
     assert_eq!(config.xdp_mode, XdpMode::Native);
     assert_eq!(config.half_open_entries, 100_000);
     assert_eq!(config.flow_entries, 1_000_000);
@@ -165,6 +168,7 @@ fn defaults_hold_for_the_built_in_service() {
 fn the_command_line_wins() {
     let overrides = Overrides {
         metrics: Some("[::1]:1".parse().unwrap()),
+        pins: Some(PinDirectory::Off),
         mode: Some(Mode::Always),
         xdp_mode: Some(XdpMode::Generic),
         socket: Some("/a".into()),
@@ -173,6 +177,7 @@ fn the_command_line_wins() {
     let config = load(None, &overrides).unwrap();
     let mut expected = built_in();
     expected.metrics = Some("[::1]:1".parse().unwrap());
+    expected.pins = None;
     expected.services[0].mode = Mode::Always;
     expected.xdp_mode = XdpMode::Generic;
     expected.socket = "/a".into();

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use toml::de::DeValue;
 
 use super::{
-    MetricsAddress,
+    MetricsAddress, PinDirectory,
     table::{Key, describe, integer},
 };
 use crate::model::{Admission, Mode, Watermark, XdpMode};
@@ -37,6 +37,13 @@ const WATERMARK_RIGHT: &str = "\"auto\" or a number from 1 to 4000000";
 pub(super) const METRICS: Key<MetricsAddress> = Key {
     name: "metrics",
     right: METRICS_RIGHT,
+    read: |v| v.as_str().and_then(|s| s.parse().ok()).ok_or(""),
+};
+pub(super) const PINS_RIGHT: &str = "an absolute path below /sys/fs/bpf, or `off`";
+
+pub(super) const PINS: Key<PinDirectory> = Key {
+    name: "pins",
+    right: PINS_RIGHT,
     read: |v| v.as_str().and_then(|s| s.parse().ok()).ok_or(""),
 };
 pub(super) const SOCKET: Key<PathBuf> = Key {
@@ -157,6 +164,7 @@ pub(super) const DAEMON_KEYS: &[&str] = &[
     METRICS.name,
     SOCKET.name,
     SECRET.name,
+    PINS.name,
     XDP_MODE.name,
     HALF_OPEN_ENTRIES.name,
     FLOW_ENTRIES.name,

@@ -13,7 +13,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 use tokio::{net::UnixStream, time::timeout};
 
-use super::{Done, Failure, InterfaceRequest, ModeRequest};
+use super::{DetachRequest, Done, Failure, InterfaceRequest, ModeRequest};
 use crate::model::{InterfaceStatus, Mode, Snapshot};
 
 /// More than the daemon itself waits for its run loop.
@@ -77,11 +77,9 @@ impl Client {
     }
 
     /// `POST /v1/detach`.
-    pub async fn detach(&self, interface: &str) -> Result<Done, ClientError> {
-        let body = InterfaceRequest {
-            interface: interface.to_owned(),
-        };
-        self.request(Method::POST, "/v1/detach", Some(&body)).await
+    pub async fn detach(&self, request: &DetachRequest) -> Result<Done, ClientError> {
+        self.request(Method::POST, "/v1/detach", Some(request))
+            .await
     }
 
     /// `POST /v1/mode`.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
+use super::DetachRequest;
 use crate::model::{InterfaceStatus, Mode, Snapshot};
 
 /// Commands that may wait for the run loop; more than that and the senders wait.
@@ -25,12 +26,12 @@ pub enum Command {
         /// The interface as it is then.
         reply: oneshot::Sender<Result<InterfaceStatus, String>>,
     },
-    /// Stop guarding an interface.
+    /// Stop guarding an interface, or all.
     Detach {
-        /// Its name.
-        interface: String,
-        /// Nothing, or why not.
-        reply: oneshot::Sender<Result<(), String>>,
+        /// Which, and how.
+        request: DetachRequest,
+        /// What was done, or why not.
+        reply: oneshot::Sender<Result<String, String>>,
     },
     /// Change the mode of a service until the next reload.
     SetMode {
@@ -88,8 +89,8 @@ impl Handle {
     }
 
     /// [`Command::Detach`].
-    pub async fn detach(&self, interface: String) -> Result<(), CommandError> {
-        self.ask(|reply| Command::Detach { interface, reply })
+    pub async fn detach(&self, request: DetachRequest) -> Result<String, CommandError> {
+        self.ask(|reply| Command::Detach { request, reply })
             .await?
             .map_err(CommandError::Refused)
     }

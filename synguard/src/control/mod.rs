@@ -16,7 +16,40 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::Mode;
 
-/// Body of `POST /v1/attach` and `POST /v1/detach`.
+/// Body of `POST /v1/detach`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DetachRequest {
+    /// Name of the interface; `null` is all of them.
+    pub interface: Option<String>,
+    /// What becomes of connections that need the programs.
+    #[serde(default)]
+    pub how: DetachHow,
+    /// How long to wait for them at most, seconds.
+    #[serde(default = "DetachRequest::patience")]
+    pub patience_seconds: u64,
+}
+
+impl DetachRequest {
+    const fn patience() -> u64 {
+        600
+    }
+}
+
+/// What becomes of spliced connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DetachHow {
+    /// If there are any, nothing is done.
+    #[default]
+    Unless,
+    /// They are cut.
+    Now,
+    /// They are waited for.
+    Drain,
+}
+
+/// Body of `POST /v1/attach`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InterfaceRequest {

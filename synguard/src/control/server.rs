@@ -11,7 +11,10 @@ use axum::{
 };
 use tokio::net::UnixListener;
 
-use super::{CommandError, Done, Failure, Handle, InterfaceRequest, ModeRequest, socket::Listener};
+use super::{
+    CommandError, DetachRequest, Done, Failure, Handle, InterfaceRequest, ModeRequest,
+    socket::Listener,
+};
 use crate::model::{InterfaceStatus, Snapshot};
 
 /// Largest request body; the largest legitimate one is a few hundred bytes.
@@ -56,11 +59,10 @@ async fn attach(
 
 async fn detach(
     State(handle): State<Handle>,
-    body: Result<Json<InterfaceRequest>, JsonRejection>,
+    body: Result<Json<DetachRequest>, JsonRejection>,
 ) -> Result<Json<Done>, ApiError> {
-    let Json(InterfaceRequest { interface }) = body?;
-    let message = format!("{interface} is no longer guarded");
-    handle.detach(interface).await?;
+    let Json(request) = body?;
+    let message = handle.detach(request).await?;
     Ok(Json(Done { message }))
 }
 

@@ -29,7 +29,8 @@ use super::{
 };
 use crate::{
     dataplane::{
-        Dataplane, FlowMaps, LoadError,
+        Books, Dataplane, FlowMaps, LoadError,
+        ledger::BoxCount,
         load::{PROGRAM_IN, PROGRAM_PASS, PROGRAM_SWEEP},
         testrun::Runner,
         wire::Wire,
@@ -108,6 +109,7 @@ impl Flows {
             maps,
             sweep: dataplane.runner(PROGRAM_SWEEP)?,
             courier,
+            books: Arc::clone(&dataplane.maps.books),
             shared: Arc::clone(&shared),
             known: Known::default(),
             verified_due: Instant::now(),
@@ -172,6 +174,7 @@ struct Keeper {
     verified_capacity: u64,
     sweep: Runner,
     courier: Courier,
+    books: Arc<Books>,
     shared: Arc<Shared>,
     known: Known,
     verified_due: Instant,
@@ -217,6 +220,10 @@ impl Keeper {
             self.walking
                 .about("count the verified sources", walked.map_err(Into::into));
         }
+        let flows = &mut self.known.flows;
+        flows.retried_total = self.books.counted_box(BoxCount::Retried);
+        flows.refused_total = self.books.counted_box(BoxCount::Refused);
+        flows.errands_failed_total = self.books.counted_box(BoxCount::ErrandsFailed);
         *self.shared.known() = self.known.clone();
         pause
     }
@@ -240,16 +247,15 @@ impl Keeper {
             let result = match self.errand() {
                 Ok(None) => return,
                 Ok(Some(outcome)) => {
-                    let flows = &mut self.known.flows;
                     match outcome {
-                        Outcome::Retried => flows.retried_total += 1,
-                        Outcome::Refused => flows.refused_total += 1,
+                        Outcome::Retried => self.books.count_box(BoxCount::Retried),
+                        Outcome::Refused => self.books.count_box(BoxCount::Refused),
                         Outcome::Obsolete => continue,
                     }
                     Ok(())
                 }
                 Err(error) => {
-                    self.known.flows.errands_failed_total += 1;
+                    self.books.count_box(BoxCount::ErrandsFailed);
                     Err(error)
                 }
             };
@@ -323,6 +329,7 @@ fn account(flows: &mut FlowStatus, counted: &FlowCounts, sweep: &Sweep) {
     flows.spliced = state(FLOW_SPLICED);
     flows.known = state(FLOW_KNOWN);
     flows.closing = sweep.closing;
+    flows.left = sweep.left;
     flows.created_total = counted.created;
     flows.evicted_total = counted.evicted;
     flows.expired_total = sweep.removed;
@@ -342,6 +349,7 @@ mod tests {
 
     fn sweep(by_state: [u64; 4], removed: u64) -> Sweep {
         Sweep {
+            left: by_state[1] + by_state[2],
             by_state,
             closing: 1,
             removed,
@@ -371,6 +379,7 @@ mod tests {
         assert_eq!(
             flows,
             FlowStatus {
+                left: 3,
                 pending: 1,
                 spliced: 2,
                 known: 3,

@@ -10,11 +10,14 @@ use std::{
 
 use anyhow::Context as _;
 use aya::maps::MapError;
-use synguard_common::abi::{Clock, Runtime, SERVICE_NONE, TICKS_PER_SECOND, map};
+use synguard_common::abi::{
+    ADMISSION_LOCAL, ADMISSION_PROXY, Clock, Runtime, SERVICE_NONE, TICKS_PER_SECOND, map,
+};
 use tracing::{error, info, warn};
 
 use super::{
     clock::{self, Offset},
+    drain::Draining,
     flows::Flows,
     interfaces::Interface,
     keys::KeyRing,
@@ -29,12 +32,13 @@ use super::{
 use crate::{
     config::Overrides,
     dataplane::{
-        Dataplane, Jiffies, States, Tables, apply,
+        Books, Dataplane, Jiffies, Pins, States, Tables, apply,
         error::{NearNames, one_line},
+        ledger::Count,
         stats,
         wire::Wire,
     },
-    model::{Config, Mode},
+    model::{Config, Mode, Service},
 };
 
 /// How long unknown segments of a proxied service pass, so that connections older than the daemon
@@ -48,8 +52,14 @@ pub struct Guard {
     pub(super) overrides: Overrides,
     pub(super) dataplane: Dataplane,
     pub(super) states: Arc<States>,
+    pub(super) books: Arc<Books>,
+    /// What outlives us, if anything does.
+    pub(super) pins: Option<Pins>,
+    pub(super) draining: Option<Draining>,
     pub(super) sweeper: Sweeper,
     pub(super) interfaces: Vec<Interface>,
+    /// Interfaces that are gone, and are to be guarded again when they return.
+    pub(super) missing: Vec<String>,
     pub(super) world: World,
     pub(super) services: Vec<Running>,
     pub(super) tables: Tables,
@@ -80,6 +90,8 @@ pub struct Beginnings {
     pub overrides: Overrides,
     /// The loaded programs.
     pub dataplane: Dataplane,
+    /// What outlives the daemon.
+    pub pins: Option<Pins>,
     /// The key ring, still empty.
     pub keys: KeyRing,
     /// The devices.
@@ -94,40 +106,64 @@ impl Guard {
             config_path,
             overrides,
             mut dataplane,
-            keys,
+            pins,
+            mut keys,
             world,
         } = from;
         let states = Arc::clone(&dataplane.maps.states);
+        let books = Arc::clone(&dataplane.maps.books);
+        let adopted = dataplane.adopted;
+        if adopted {
+            keys.adopt(&dataplane.maps.keys)
+                .context("cannot read map KEYS")?;
+        }
+        let (tables, before) = if adopted {
+            let before = dataplane.maps.runtime.get(&0, 0);
+            let Wire(before) = before.context("cannot read map RUNTIME")?;
+            (apply::read_back(&dataplane.maps)?, before)
+        } else {
+            (Tables::default(), Runtime::default())
+        };
         let half_open = dataplane
             .maps
             .open_half_open()
             .context("cannot open map HALF_OPEN")?;
         let capacity = dataplane.maps.capacity(map::HALF_OPEN).unwrap_or(0);
-        let sweeper = Sweeper::start(half_open, capacity, Arc::clone(&states))
+        let sweeper = Sweeper::start(half_open, capacity, Arc::clone(&states), Arc::clone(&books))
             .context("cannot start the sweep of half-open connections")?;
         let flows = Flows::start(&mut dataplane).context("cannot start the sweep of flows")?;
         let jiffies = dataplane
             .jiffies()
             .context("cannot compare the kernel's clocks")?;
         let tcp = Tcp::read(Path::new(sysctl::ROOT));
+        // Cookies are out that promise it.
+        let promised = tables
+            .services
+            .values()
+            .find(|config| config.admission == ADMISSION_LOCAL)
+            .map(|config| config.rcv_wscale);
         let mut guard = Self {
-            rcv_wscale: tcp.profile(USUAL_MTU).rcv_wscale,
-            numbers: Numbers::default(),
+            rcv_wscale: promised.unwrap_or(tcp.profile(USUAL_MTU).rcv_wscale),
+            numbers: Numbers::adopt(books.names()),
             services: Vec::new(),
-            tables: Tables::default(),
+            tables,
             interfaces: Vec::new(),
+            missing: Vec::new(),
+            draining: None,
+            pins,
             listeners: Vec::new(),
             offset: Offset::now(),
             jiffies,
             flows,
-            forwarded_at: None,
-            settled_at: 0,
+            forwarded_at: (before.forwards != 0).then_some(0),
+            settled_at: before.settled_at,
             started_at: clock::wall_seconds(),
             applied_at: 0,
             config_path,
             overrides,
             dataplane,
             states,
+            books,
             sweeper,
             world,
             keys,
@@ -158,10 +194,18 @@ impl Guard {
             let number = numbers.get(&service.name).unwrap_or(SERVICE_NONE);
             services.push(match old.get(service.name.as_str()) {
                 Some(running) => running.reconfigured(service.clone()),
-                None => Running::new(number, service.clone()),
+                None => self.running(number, service.clone()),
             });
         }
         let tables = self.plan(&mut services)?;
+        // Whoever comes after us must know whose a number is before it means anything.
+        for (name, number) in numbers.iter() {
+            if self.numbers.get(name).is_none()
+                && let Some(book) = self.books.get(number)
+            {
+                book.set_name(name);
+            }
+        }
         // No entry of a new service may meet a sweep that does not know it.
         self.sweeper
             .set_timeouts(timeouts(&self.services).chain(timeouts(&services)));
@@ -182,6 +226,17 @@ impl Guard {
         self.config = config;
         self.applied_at = clock::wall_seconds();
         self.write_runtime().context("cannot write map RUNTIME")
+    }
+
+    /// A service that is new to us, though it may not be new to the tables.
+    fn running(&self, number: u16, service: Service) -> Running {
+        match self.states.get(number) {
+            Some(slot) if self.numbers.get(&service.name) == Some(number) => {
+                let calmed = self.books.counted(number, Count::Calmed);
+                Running::resumed(number, service, &slot.read(), calmed)
+            }
+            _ => Running::new(number, service),
+        }
     }
 
     /// Changes the mode of one service or of all.
@@ -222,6 +277,7 @@ impl Guard {
     pub fn refresh(&mut self, world: World) {
         self.world = world;
         self.drop_vanished();
+        self.attach_returned();
         let tcp = Tcp::read(Path::new(sysctl::ROOT));
         if tcp != self.tcp {
             info!("the TCP settings of the kernel have changed");
@@ -249,8 +305,8 @@ impl Guard {
     /// Writes `tables`, and before them what the programs must know to follow them.
     fn apply(&mut self, tables: &Tables, services: &[Running]) -> anyhow::Result<()> {
         let was_proxied = |number| {
-            let running = self.services.iter().find(|old| old.number == number);
-            running.is_some_and(Running::is_proxied)
+            let before = self.tables.services.get(&number);
+            before.is_some_and(|config| config.admission == ADMISSION_PROXY)
         };
         if services
             .iter()
@@ -266,7 +322,7 @@ impl Guard {
     }
 
     /// Whether there are flows, or may be.
-    fn forwards(&self) -> bool {
+    pub(super) fn forwards(&self) -> bool {
         // The sweep under way at that time may have begun before.
         let swept = |at: u64| self.flows.passes() >= at.saturating_add(2);
         self.forwarded_at
@@ -293,10 +349,12 @@ impl Guard {
     /// Tells the programs what they must know of the daemon's state.
     pub(super) fn write_runtime(&mut self) -> Result<(), MapError> {
         let (forwards, settled_at) = (self.forwards(), self.settled_at);
+        let draining = self.draining.is_some();
         let verified_ticks = clock::ticks(self.config.verified_timeout);
         let flow_idle_ticks = clock::ticks(self.config.flow_idle_timeout);
         self.dataplane.maps.change_runtime(|runtime| {
             *runtime = Runtime {
+                draining: draining.into(),
                 forwards: forwards.into(),
                 settled_at,
                 verified_ticks,
@@ -369,10 +427,16 @@ impl Guard {
                 continue;
             };
             match stats::read(&self.dataplane.maps.stats, running.number) {
-                Ok(counted) => running.tick(now, slot, &counted),
+                Ok(counted) => {
+                    let calmed = running.calmed_total;
+                    running.tick(now, slot, &counted);
+                    let calmed = running.calmed_total - calmed;
+                    self.books.count(running.number, Count::Calmed, calmed);
+                }
                 Err(error) => error!(error = one_line(&error), "cannot read map STATS"),
             }
         }
+        self.drain_on();
         if let Err(error) = self.look_after_flows() {
             error!(error = one_line(&error), "cannot write map RUNTIME");
         }
@@ -392,7 +456,9 @@ impl Guard {
             if let Err(error) = stats::clear(&mut self.dataplane.maps.stats, number) {
                 error!(error = one_line(&error), "cannot clear map STATS");
             }
-            self.sweeper.forget(number);
+            if let Some(book) = self.books.get(number) {
+                book.clear();
+            }
         }
     }
 }

@@ -1,12 +1,19 @@
 //! Attaching to interfaces, detaching, and following those that vanish or change their name.
 
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::{errands::Port, guard::Guard};
-use crate::dataplane::{
-    Attachment, attach,
-    error::{AttachError, NearNames, one_line},
+use crate::{
+    dataplane::{
+        Attachment, Device, attach,
+        error::{AttachError, NearNames, one_line},
+        pins,
+    },
+    model::XdpMode,
 };
+
+/// How an interface came to be guarded: by attaching to it.
+const GUARDING: &str = "guarding";
 
 /// An interface that is guarded, or about to be.
 pub(super) struct Interface {
@@ -20,6 +27,24 @@ impl Interface {
     pub(super) fn is_generic(&self) -> bool {
         let attachment = self.attachment.as_ref();
         attachment.is_some_and(|attachment| attachment.xdp_mode == "generic")
+    }
+}
+
+/// Detaches from an interface and leaves it as it was found.
+fn take_off(interface: Interface) {
+    let name = interface.name;
+    match interface.attachment.map(Attachment::detach) {
+        Some(Err(error)) => error!("{error}"),
+        _ => info!(interface = name, "no longer guarding {name}"),
+    }
+}
+
+/// Whether XDP is attached as it is asked for.
+fn suits(attachment: &Attachment, mode: XdpMode) -> bool {
+    match mode {
+        XdpMode::Auto => true,
+        XdpMode::Native => attachment.xdp_mode == "native",
+        XdpMode::Generic => attachment.xdp_mode == "generic",
     }
 }
 
@@ -47,14 +72,12 @@ impl Guard {
                 program: "the tables",
                 reason: format!("{error:#}"),
             })
-            .and_then(|()| {
-                attach::attach(&mut self.dataplane, &device, &vlans, self.config.xdp_mode)
-            });
+            .and_then(|()| self.put_on(device.clone(), &vlans));
         match attached {
-            Ok(attachment) => {
+            Ok((attachment, how)) => {
                 info!(
                     interface = name,
-                    "guarding {name} ({} XDP, driver {}, MTU {})",
+                    "{how} {name} ({} XDP, driver {}, MTU {})",
                     attachment.xdp_mode,
                     device.driver.as_deref().unwrap_or("unknown"),
                     device.mtu
@@ -62,7 +85,10 @@ impl Guard {
                 if let Some(interface) = self.interfaces.last_mut() {
                     interface.attachment = Some(attachment);
                 }
-                self.settle();
+                self.missing.retain(|missing| missing != name);
+                if how == GUARDING {
+                    self.settle();
+                }
                 if let Err(error) = self.write_runtime() {
                     error!(error = one_line(&error), "cannot write map RUNTIME");
                 }
@@ -76,6 +102,51 @@ impl Guard {
                 Err(error)
             }
         }
+    }
+
+    /// Takes over what is attached, or attaches; says which.
+    fn put_on(
+        &mut self,
+        mut device: Device,
+        vlans: &[Device],
+    ) -> Result<(Attachment, &'static str), AttachError> {
+        if let Some(pins) = &self.pins {
+            let directory = pins.links_of(device.index);
+            match attach::adopt(&mut self.dataplane, &device, vlans, pins) {
+                Ok(Some(adopted)) if suits(&adopted.attachment, self.config.xdp_mode) => {
+                    let how = if adopted.swapped {
+                        "programs swapped, still guarding"
+                    } else {
+                        "still guarding"
+                    };
+                    return Ok((adopted.attachment, how));
+                }
+                Ok(Some(_)) => {
+                    info!("XDP on {} is to be attached another way", device.name);
+                    device.xdp_program = None;
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    warn!(
+                        "what is attached to {} is attached anew: {error}",
+                        device.name
+                    );
+                    device.xdp_program = None;
+                }
+            }
+            if let Err(error) = pins::unlink(&directory) {
+                warn!("{error}");
+            }
+        }
+        let mode = self.config.xdp_mode;
+        let attachment = attach::attach(
+            &mut self.dataplane,
+            &device,
+            vlans,
+            mode,
+            self.pins.as_ref(),
+        )?;
+        Ok((attachment, GUARDING))
     }
 
     /// Where frames may be sent and received.
@@ -95,6 +166,14 @@ impl Guard {
             .collect()
     }
 
+    /// Names of the interfaces that are guarded.
+    pub fn interface_names(&self) -> Vec<String> {
+        self.interfaces
+            .iter()
+            .map(|interface| interface.name.clone())
+            .collect()
+    }
+
     /// Whether an interface of this name is guarded.
     pub fn guards(&self, name: &str) -> bool {
         self.interfaces
@@ -104,6 +183,10 @@ impl Guard {
 
     /// Detaches from an interface and leaves it as it was found.
     pub fn detach(&mut self, name: &str) -> Result<(), String> {
+        if self.missing.iter().any(|missing| missing == name) {
+            self.missing.retain(|missing| missing != name);
+            return Ok(());
+        }
         let Some(at) = self
             .interfaces
             .iter()
@@ -119,17 +202,81 @@ impl Guard {
                 NearNames::new(name, names)
             ));
         };
-        drop(self.interfaces.remove(at));
-        info!(interface = name, "no longer guarding {name}");
+        take_off(self.interfaces.remove(at));
         self.replan().map_err(|error| format!("{error:#}"))
     }
 
-    /// Detaches from everything.
-    pub fn stop(&mut self) {
+    /// Detaches from everything, and leaves nothing behind.
+    pub fn take_off(&mut self) {
         for interface in self.interfaces.drain(..).rev() {
-            let name = interface.name.clone();
-            drop(interface);
-            info!(interface = name, "no longer guarding {name}");
+            take_off(interface);
+        }
+        self.missing.clear();
+        if let Some(pins) = &self.pins
+            && let Err(error) = pins.clear()
+        {
+            error!("{error}");
+        }
+    }
+
+    /// Ends, and leaves what is pinned to whoever comes next.
+    pub fn leave(&mut self) {
+        if self.pins.is_none() {
+            return self.take_off();
+        }
+        for interface in self.interfaces.drain(..) {
+            info!(
+                interface = interface.name,
+                "{} stays guarded; `synguard detach --now` takes the guard off", interface.name
+            );
+        }
+    }
+
+    /// Goes on guarding interfaces that an earlier daemon guarded, besides those asked for.
+    pub fn guard_on(&mut self) {
+        let Some(pins) = &self.pins else {
+            return;
+        };
+        for index in pins.interfaces() {
+            if self.interfaces.iter().any(|each| each.index == index) {
+                continue;
+            }
+            let link = self.world.by_index(index);
+            match link.map(|link| link.device.name.clone()) {
+                Some(name) => {
+                    info!(
+                        "{name} was guarded before: `synguard detach {name}` takes the guard off"
+                    );
+                    if let Err(error) = self.attach(&name) {
+                        error!("{error}");
+                    }
+                }
+                None => {
+                    let directory = self.pins.as_ref().map(|pins| pins.links_of(index));
+                    if let Some(Err(error)) = directory.as_deref().map(pins::unlink) {
+                        warn!("{error}");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Guards interfaces again that were gone.
+    pub(super) fn attach_returned(&mut self) {
+        for name in std::mem::take(&mut self.missing) {
+            if self.guards(&name) {
+                continue;
+            }
+            if self.world.by_name(&name).is_none() {
+                self.missing.push(name);
+                continue;
+            }
+            info!("interface {name} is back");
+            if let Err(error) = self.attach(&name) {
+                // It may not be ready yet: the next look tries again.
+                error!("{error}");
+                self.missing.push(name);
+            }
         }
     }
 
@@ -141,8 +288,14 @@ impl Guard {
         {
             error!(
                 interface = gone.name,
-                "interface {} is gone: no longer guarding it", gone.name
+                "interface {} is gone: it will be guarded again when it returns", gone.name
             );
+            if let Some(attachment) = gone.attachment
+                && let Err(error) = attachment.detach()
+            {
+                warn!("{error}");
+            }
+            self.missing.push(gone.name);
         }
         for interface in &mut self.interfaces {
             if let Some(link) = world.by_index(interface.index)

@@ -69,6 +69,16 @@ impl KeyRing {
         }
     }
 
+    /// Goes on with keys that an earlier daemon has put in place, until their time is over: cookies are
+    /// out that were made with them, and its secret may have been another.
+    pub fn adopt(&mut self, map: &Array<MapData, Wire<EpochKey>>) -> Result<(), MapError> {
+        for (slot, written) in (0..).zip(&mut self.written) {
+            let Wire(key) = map.get(&slot, 0)?;
+            *written = (key.k0 != 0 || key.k1 != 0).then_some(key.epoch);
+        }
+        Ok(())
+    }
+
     /// Puts the keys of the last, the present and the next epochs in place; says how many were
     /// missing. A clock that was set back simply makes other epochs the present one.
     pub fn rotate(

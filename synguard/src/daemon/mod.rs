@@ -9,6 +9,7 @@
 mod admission;
 mod calm;
 mod clock;
+mod drain;
 mod errands;
 mod flows;
 mod guard;
@@ -51,7 +52,7 @@ use self::{
 };
 use crate::{
     config::{self, Overrides},
-    control::{self, Command, Handle},
+    control::{self, Command, DetachHow, DetachRequest, Handle},
     dataplane::{
         self,
         error::{AttachError, NearNames},
@@ -101,23 +102,37 @@ async fn daemon(args: RunArgs) -> anyhow::Result<()> {
     let scrape = config.metrics.map(metrics::bind).transpose()?;
     let keys = KeyRing::new(&secret::obtain(&config.secret)?);
 
-    let dataplane = dataplane::load(&dataplane::Options {
+    let systemd = Systemd::new();
+    let options = dataplane::Options {
         half_open_entries: config.half_open_entries,
         flow_entries: config.flow_entries,
         verified_entries: config.verified_entries,
-    })?;
+    };
+    let pins = startup::open_pins(config.pins.as_deref())?;
+    let dataplane = match &pins {
+        Some(pins) => {
+            startup::drain_foreign(pins, &systemd)?;
+            dataplane::load_pinned(&options, pins)?
+        }
+        None => dataplane::load(&options)?,
+    };
+    if dataplane.adopted {
+        startup::compare_sizes(&options, &dataplane.maps);
+    }
     let xdp_mode = config.xdp_mode;
     let mut guard = Guard::start(Beginnings {
         config,
         config_path: args.config_path,
         overrides: args.overrides,
         dataplane,
+        pins,
         keys,
         world,
     })?;
     for name in &interfaces {
         guard.attach(name)?;
     }
+    guard.guard_on();
     if xdp_mode == XdpMode::Generic {
         warn!("generic XDP was asked for: it is several times slower than native XDP");
     }
@@ -134,14 +149,17 @@ async fn daemon(args: RunArgs) -> anyhow::Result<()> {
             metrics::serve(listener, handle, until(stopped)),
         ));
     }
-    let systemd = Systemd::new();
     systemd.ready();
     info!(interfaces = interfaces.join(","), "ready");
 
-    run_loop(&mut guard, netlink, commands, &mut signals, &systemd).await;
+    let signal = run_loop(&mut guard, netlink, commands, &mut signals, &systemd).await;
 
     systemd.stopping();
-    guard.stop();
+    // Whoever sits at the terminal wants the machine back; whoever manages services wants no gap.
+    match signal {
+        "SIGINT" => guard.take_off(),
+        _ => guard.leave(),
+    }
     drop(stopping);
     for server in servers {
         if timeout(PATIENCE, server).await.is_err() {
@@ -158,7 +176,7 @@ async fn run_loop(
     mut commands: mpsc::Receiver<Command>,
     signals: &mut Signals,
     systemd: &Systemd,
-) {
+) -> &'static str {
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut refresh_due = Instant::now() + REFRESH;
@@ -185,7 +203,7 @@ async fn run_loop(
                 "SIGHUP" => drop(reload(guard, systemd)),
                 name => {
                     info!("{name}: stopping");
-                    return;
+                    return name;
                 }
             },
         }
@@ -210,8 +228,8 @@ async fn execute(guard: &mut Guard, netlink: &Netlink, systemd: &Systemd, comman
         Command::Attach { interface, reply } => {
             let _ = reply.send(attach(guard, netlink, &interface).await);
         }
-        Command::Detach { interface, reply } => {
-            let _ = reply.send(guard.detach(&interface));
+        Command::Detach { request, reply } => {
+            let _ = reply.send(detach(guard, &request));
         }
         Command::SetMode {
             service,
@@ -233,15 +251,54 @@ async fn attach(
 ) -> Result<InterfaceStatus, String> {
     // The interface may have come since the last look.
     refresh(guard, netlink).await;
-    if guard.guards(name) {
+    if guard.is_draining() {
+        guard.stop_draining()?;
+    } else if guard.guards(name) {
         return Err(format!(
             "interface {name} is guarded by this daemon already"
         ));
     }
-    guard.attach(name).map_err(|error| error.to_string())?;
+    if !guard.guards(name) {
+        guard.attach(name).map_err(|error| error.to_string())?;
+    }
     guard
         .interface_status(name)
         .ok_or_else(|| format!("interface {name} has just vanished"))
+}
+
+fn detach(guard: &mut Guard, request: &DetachRequest) -> Result<String, String> {
+    let names = guard.interface_names();
+    let spliced = guard.spliced();
+    let others = || {
+        names
+            .iter()
+            .filter(|name| Some(*name) != request.interface.as_ref())
+    };
+    match (request.how, &request.interface) {
+        (DetachHow::Unless, _) if spliced > 0 => Err(format!(
+            "{spliced} spliced connections would be cut: --drain waits until they have ended, --now cuts them"
+        )),
+        (DetachHow::Drain, Some(name)) if !guard.guards(name) => guard.detach(name).map(drop),
+        (DetachHow::Drain, Some(_)) if others().next().is_some() => Err(
+            "--drain is for all interfaces at once, as a connection may use several: name none, or use --now"
+                .to_owned(),
+        ),
+        (DetachHow::Drain, _) => {
+            return guard
+                .drain(Duration::from_secs(request.patience_seconds))
+                .map(|()| format!("draining: {spliced} spliced connections are left"));
+        }
+        (_, Some(name)) => guard.detach(name),
+        (_, None) => {
+            guard.take_off();
+            guard.replan().map_err(|error| format!("{error:#}"))
+        }
+    }?;
+    Ok(match &request.interface {
+        Some(name) => format!("{name} is no longer guarded"),
+        None if names.is_empty() => "no interface was guarded".to_owned(),
+        None => format!("no longer guarded: {}", names.join(", ")),
+    })
 }
 
 fn reload(guard: &mut Guard, systemd: &Systemd) -> Result<String, String> {

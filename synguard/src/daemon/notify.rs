@@ -37,6 +37,14 @@ impl Systemd {
         }
     }
 
+    /// What takes long at the start; it may take that long again from now on.
+    pub fn say(&self, what: &str) {
+        tell(&[
+            NotifyState::Status(what),
+            NotifyState::ExtendTimeoutUsec(60_000_000),
+        ]);
+    }
+
     /// About to stop.
     pub fn stopping(&self) {
         tell(&[NotifyState::Stopping]);

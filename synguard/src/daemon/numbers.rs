@@ -28,6 +28,29 @@ pub struct Numbers {
 pub struct Exhausted;
 
 impl Numbers {
+    /// Goes on with the numbers of an earlier daemon. Those that nobody has may be unclean.
+    pub fn adopt(names: Vec<(String, u16)>) -> Self {
+        let by_name: BTreeMap<String, u16> = names.into_iter().collect();
+        let highest = by_name.values().copied().max().unwrap_or(0);
+        let has: std::collections::BTreeSet<u16> = by_name.values().copied().collect();
+        Self {
+            used: (1..highest)
+                .filter(|number| !has.contains(number))
+                .map(|number| (number, 0))
+                .collect(),
+            by_name,
+            clean: Vec::new(),
+            highest,
+        }
+    }
+
+    /// Who has which number.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, u16)> {
+        self.by_name
+            .iter()
+            .map(|(name, number)| (name.as_str(), *number))
+    }
+
     /// The numbers that hold once exactly these names are configured.
     pub fn assign<'a>(
         &self,
@@ -114,6 +137,19 @@ mod tests {
         assert!(second.reclaim(13).is_empty());
         let third = assign(&second, &["c", "d", "a", "e", "f"], 14);
         assert_eq!([third.get("e"), third.get("f")], [Some(2), Some(5)]);
+    }
+
+    #[test]
+    fn numbers_outlive_the_daemon() {
+        let adopted = Numbers::adopt(vec![("a".into(), 1), ("c".into(), 3)]);
+        let mut next = assign(&adopted, &["c", "d"], 0);
+        assert_eq!((next.get("c"), next.get("d")), (Some(3), Some(4)));
+        // Nobody knows what 2 was, and `a` is gone.
+        assert_eq!(next.reclaim(2), [2, 1]);
+        assert_eq!(
+            assign(&Numbers::adopt(Vec::new()), &["x"], 0).get("x"),
+            Some(1)
+        );
     }
 
     #[test]

@@ -68,6 +68,7 @@ fn changes(old: &Config, new: &Config) -> String {
         ("metrics", old.metrics != new.metrics),
         ("socket", old.socket != new.socket),
         ("secret", old.secret != new.secret),
+        ("pins", old.pins != new.pins),
         (
             "half_open_entries",
             old.half_open_entries != new.half_open_entries,

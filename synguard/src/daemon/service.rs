@@ -3,7 +3,7 @@
 use synguard_common::{
     abi::{
         MODE_ADAPTIVE, MODE_ALWAYS, MODE_OBSERVE, OFFER_ECN, OFFER_SACK, OFFER_TIMESTAMPS,
-        OFFER_WINDOW_SCALE, STATE_GUARDED, ServiceConfig, ServiceStats,
+        OFFER_WINDOW_SCALE, STATE_GUARDED, ServiceConfig, ServiceState, ServiceStats,
     },
     clock::GRACE_NS,
     verdict::Reason,
@@ -61,6 +61,19 @@ impl Running {
             calmed_total: 0,
             guarded_count: 0,
             calm: Calm::default(),
+        }
+    }
+
+    /// A service that an earlier daemon has followed.
+    pub fn resumed(number: u16, service: Service, state: &ServiceState, calmed: u64) -> Self {
+        let guarded_for = clock::monotonic_ns().saturating_sub(state.guarded_at);
+        Self {
+            guarded: state.state == STATE_GUARDED,
+            state_since: (state.state == STATE_GUARDED)
+                .then(|| clock::wall_seconds().saturating_sub(guarded_for / 1_000_000_000)),
+            calmed_total: calmed,
+            guarded_count: state.guarded_count,
+            ..Self::new(number, service)
         }
     }
 

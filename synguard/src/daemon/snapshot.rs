@@ -15,7 +15,7 @@ use tracing::error;
 
 use super::{clock, guard::Guard, service::Running};
 use crate::{
-    dataplane::{error::one_line, health, load::kernel_release, stats},
+    dataplane::{error::one_line, health, ledger::Count, load::kernel_release, stats},
     model::{InterfaceStatus, ReasonCount, ServerStatus, ServiceStatus, Snapshot},
 };
 
@@ -30,6 +30,7 @@ impl Guard {
             config: self.config_path.clone(),
             config_applied_at: self.applied_at,
             local_admission_error: self.local_error(),
+            draining: self.draining.is_some(),
             interfaces: self
                 .interfaces
                 .iter()
@@ -117,7 +118,7 @@ impl Guard {
             },
             guarded_total: u64::from(state.guarded_count),
             calmed_total: running.calmed_total,
-            expired_total: self.sweeper.expired(running.number),
+            expired_total: self.books.counted(running.number, Count::Expired),
             syns: counted.syns,
             packets: reasons(&counted.reasons),
             observed: reasons(&counted.observed),

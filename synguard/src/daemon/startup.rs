@@ -1,8 +1,88 @@
-//! What is checked before anything is touched.
+//! What is checked before anything is touched, and what is found there.
+
+use std::{path::Path, time::Duration};
 
 use caps::{CapSet, Capability};
+use synguard_common::{
+    abi::{FLOW_WAYS, map},
+    flowtable::buckets_for,
+};
+use tracing::{info, warn};
 
-use crate::dataplane::error::MissingCapabilities;
+use super::notify::Systemd;
+use crate::dataplane::{
+    Maps, Options, Pins, attach,
+    error::MissingCapabilities,
+    pins::{Found, PinError},
+};
+
+/// How long spliced connections of another version are waited for.
+const DRAIN: Duration = Duration::from_secs(60);
+
+/// The directory for what outlives the daemon. Without one it works all the same.
+pub fn open_pins(directory: Option<&Path>) -> Result<Option<Pins>, PinError> {
+    let Some(directory) = directory else {
+        return Ok(None);
+    };
+    if !attach::can_pin() {
+        warn!("nothing outlives this daemon: that takes Linux 6.6 or newer (TCX)");
+        return Ok(None);
+    }
+    match Pins::open(directory) {
+        Ok(pins) => Ok(Some(pins)),
+        Err(error @ PinError::NoBpffs { .. }) => {
+            warn!("nothing outlives this daemon: {error}");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Drains and removes what a daemon of another version has left, whose tables we do not understand.
+pub fn drain_foreign(pins: &Pins, systemd: &Systemd) -> Result<(), PinError> {
+    let Found::Foreign { abi } = pins.find()? else {
+        return Ok(());
+    };
+    warn!(
+        "the tables of another version (ABI {abi}) are in use: challenging nobody for up to {} s, until \
+         its spliced connections have ended",
+        DRAIN.as_secs()
+    );
+    let mut told = None;
+    let left = pins.drain(DRAIN, |left| {
+        if told != Some(left) {
+            told = Some(left);
+            systemd.say(&format!(
+                "draining the version before: {left} connections are left"
+            ));
+            info!("{left} spliced connections of the version before are left");
+        }
+    })?;
+    if left > 0 {
+        warn!("{left} spliced connections of the version before are cut");
+    }
+    pins.clear()
+}
+
+/// Says what a configuration asks for that tables which are in use do not have.
+pub fn compare_sizes(options: &Options, maps: &Maps) {
+    for (name, asked) in [
+        (map::HALF_OPEN, u64::from(options.half_open_entries)),
+        (map::FLOWS, flow_places(options.flow_entries)),
+        (map::VERIFIED, u64::from(options.verified_entries)),
+    ] {
+        if maps.capacity(name).is_some_and(|have| have != asked) {
+            warn!(
+                "table {name} keeps its size while it is in use; `synguard detach --drain` and a restart change it"
+            );
+        }
+    }
+}
+
+/// Capacity of a flow table for so many flows.
+fn flow_places(flows: u32) -> u64 {
+    u64::from(buckets_for(flows)) * FLOW_WAYS as u64
+}
 
 /// The daemon may not do its work.
 #[derive(Debug, thiserror::Error)]

@@ -22,7 +22,9 @@ use super::{
     clock,
     worker::{Bell, Worker},
 };
-use crate::dataplane::{States, load::SERVICE_SLOTS, maps::HalfOpenMap, wire::Wire};
+use crate::dataplane::{
+    Books, States, ledger::Count, load::SERVICE_SLOTS, maps::HalfOpenMap, wire::Wire,
+};
 
 /// Time between passes.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -37,7 +39,7 @@ const BREATH: Duration = Duration::from_millis(1);
 struct Shared {
     /// `half_open_timeout` in ns by service number; 0 gives up everything.
     timeouts: RwLock<Vec<u64>>,
-    expired: Vec<AtomicU64>,
+    books: Arc<Books>,
     entries: AtomicU64,
     passes: AtomicU64,
 }
@@ -50,10 +52,15 @@ pub struct Sweeper {
 
 impl Sweeper {
     /// Starts it.
-    pub fn start(map: HalfOpenMap, capacity: u64, states: Arc<States>) -> std::io::Result<Self> {
+    pub fn start(
+        map: HalfOpenMap,
+        capacity: u64,
+        states: Arc<States>,
+        books: Arc<Books>,
+    ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             timeouts: RwLock::new(vec![0; SERVICE_SLOTS as usize]),
-            expired: (0..SERVICE_SLOTS).map(|_| AtomicU64::new(0)).collect(),
+            books,
             entries: AtomicU64::new(0),
             passes: AtomicU64::new(0),
         });
@@ -85,21 +92,6 @@ impl Sweeper {
             if let Some(slot) = table.get_mut(usize::from(number)) {
                 *slot = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
             }
-        }
-    }
-
-    /// Connections of a service given up so far.
-    pub fn expired(&self, number: u16) -> u64 {
-        self.shared
-            .expired
-            .get(usize::from(number))
-            .map_or(0, |count| count.load(Ordering::Relaxed))
-    }
-
-    /// Forgets that count, before the number goes to another service.
-    pub fn forget(&self, number: u16) {
-        if let Some(count) = self.shared.expired.get(usize::from(number)) {
-            count.store(0, Ordering::Relaxed);
         }
     }
 
@@ -164,9 +156,7 @@ impl Sweep {
                 if let Some(state) = self.states.get(service) {
                     state.expire(1);
                 }
-                if let Some(expired) = self.shared.expired.get(usize::from(service)) {
-                    expired.fetch_add(1, Ordering::Relaxed);
-                }
+                self.shared.books.count(service, Count::Expired, 1);
             }
         }
         self.shared

@@ -204,6 +204,43 @@ impl Sink for Maps {
     }
 }
 
+/// The tables as they are in the kernel: what another daemon has left, whole or half-way through a
+/// change.
+pub fn read_back(maps: &Maps) -> Result<Tables, ApplyError> {
+    let refused = |map| {
+        move |error: MapError| ApplyError {
+            map,
+            reason: one_line(&error),
+        }
+    };
+    let mut tables = Tables::default();
+    for entry in maps.addresses.iter() {
+        let (Wire(Address(address)), Wire(entry)) = entry.map_err(refused(map::ADDRESSES))?;
+        tables.addresses.insert(address, entry);
+    }
+    for entry in maps.prefixes.iter() {
+        let (key, Wire(entry)) = entry.map_err(refused(map::PREFIXES))?;
+        let Wire(Address(address)) = key.data();
+        tables.prefixes.insert((key.prefix_len(), address), entry);
+    }
+    for entry in maps.ports.iter() {
+        let (Wire(key), Wire(entry)) = entry.map_err(refused(map::PORTS))?;
+        tables.ports.insert((key.ports_id, key.port), entry.service);
+    }
+    for number in 1..maps.services.len() {
+        let Wire(config) = maps
+            .services
+            .get(&number, 0)
+            .map_err(refused(map::SERVICES))?;
+        // All zero is a number that never was a service's; a watermark is never zero.
+        if config.high != 0 && config != NO_SERVICE {
+            tables.services.insert(number as u16, config);
+        }
+    }
+    tables.follow_ports();
+    Ok(tables)
+}
+
 /// Removing what is not there is what was wanted.
 fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {

@@ -2,14 +2,19 @@
 //!
 //! The way out comes first, then admission, then XDP: a challenged client must never find its
 //! ACK without admission. Detaching runs in reverse. Everything is undone on drop, so that an
-//! attachment that fails half-way leaves nothing behind.
+//! attachment that fails half-way leaves nothing behind; what is pinned ([`super::pins`]) stays, and
+//! may be taken over.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use aya::{
-    Ebpf,
     programs::{
         LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode as AyaXdpMode,
+        links::{FdLink, LinkError, PinnedLink},
         loaded_programs,
         tc::{NlOptions, SchedClassifierLink, TcAttachOptions},
         xdp::XdpLink,
@@ -22,14 +27,20 @@ use super::{
     error::{AttachError, MissingCapabilities, MtuHint, errno, one_line},
     load::{
         Dataplane, PROGRAM_ADMIT, PROGRAM_IN, PROGRAM_IN_GENERIC, PROGRAM_OUT, PROGRAM_OUT_GENERIC,
-        program,
     },
+    pins::{self, PinError, Pins},
+    programs::Programs,
     qdisc::Clsact,
 };
 use crate::model::XdpMode;
 
 /// TC programs attach by link from here on.
 const TCX_SINCE: KernelVersion = KernelVersion::new(6, 6, 0);
+
+/// Whether everything attaches by links, which can be pinned.
+pub fn can_pin() -> bool {
+    KernelVersion::current().is_ok_and(|version| version >= TCX_SINCE)
+}
 
 /// A network device, as far as attaching needs to know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,16 +60,18 @@ pub struct Device {
 /// A TC program on a device. Fields are dropped in order: the program before the qdisc.
 #[derive(Debug)]
 struct Hook {
-    _link: SchedClassifierLink,
+    link: SchedClassifierLink,
     _clsact: Option<Clsact>,
 }
 
-/// The programs on one interface. Dropping it detaches them, XDP first.
+/// The programs on one interface. Dropping it detaches them, XDP first, unless they are pinned.
 #[derive(Debug)]
 pub struct Attachment {
     _xdp: XdpLink,
     admit: BTreeMap<u32, Hook>,
     _out: Hook,
+    /// Where the links are pinned.
+    pins: Option<PathBuf>,
     /// How XDP runs: `native` or `generic`.
     pub xdp_mode: &'static str,
     /// The interface.
@@ -76,24 +89,39 @@ impl Attachment {
             return;
         }
         let own = self.index;
-        self.admit
-            .retain(|index, _| *index == own || vlans.iter().any(|vlan| vlan.index == *index));
+        let is_gone = |index: &u32| *index != own && !vlans.iter().any(|vlan| vlan.index == *index);
+        for (index, hook) in self.admit.extract_if(.., |index, _| is_gone(index)) {
+            if let Some(pins) = &self.pins {
+                // Without its pin it goes with the hook.
+                drop(fs::remove_file(pins.join(admit_name(index))));
+            }
+            drop(hook);
+        }
         for vlan in vlans {
             if self.admit.contains_key(&vlan.index) {
                 continue;
             }
-            match hook(
-                &mut dataplane.ebpf,
-                PROGRAM_ADMIT,
-                vlan,
-                TcAttachType::Ingress,
-            ) {
+            let hooked = hook_admit(&mut dataplane.programs, vlan).and_then(|hook| {
+                let Some(pins) = &self.pins else {
+                    return Ok(hook);
+                };
+                pin_hook(hook, &pins.join(admit_name(vlan.index)), vlan)
+            });
+            match hooked {
                 Ok(hook) => {
                     debug!(interface = vlan.name, "admission follows VLAN device");
                     self.admit.insert(vlan.index, hook);
                 }
                 Err(error) => warn!(%error, "connections over this VLAN cannot be admitted"),
             }
+        }
+    }
+
+    /// Detaches, though it be pinned.
+    pub fn detach(self) -> Result<(), PinError> {
+        match &self.pins {
+            Some(directory) => pins::unlink(directory),
+            None => Ok(()),
         }
     }
 }
@@ -104,68 +132,266 @@ pub fn attach(
     device: &Device,
     vlans: &[Device],
     mode: XdpMode,
+    pins: Option<&Pins>,
 ) -> Result<Attachment, AttachError> {
     if let Some(program) = device.xdp_program {
         return Err(occupied(device, program));
     }
     // By guess: should the driver refuse, the other takes its place.
     let generic = mode == XdpMode::Generic;
-    let out = hook_out(dataplane, device, generic)?;
+    let out = hook_out(&mut dataplane.programs, device, generic)?;
     let mut admit = BTreeMap::new();
     if dataplane.local_error.is_none() {
         for device in std::iter::once(device).chain(vlans) {
-            let hook = hook(
-                &mut dataplane.ebpf,
-                PROGRAM_ADMIT,
-                device,
-                TcAttachType::Ingress,
-            )?;
-            admit.insert(device.index, hook);
+            admit.insert(device.index, hook_admit(&mut dataplane.programs, device)?);
         }
     }
-    let (xdp, xdp_mode) = attach_xdp(&mut dataplane.ebpf, device, mode)?;
+    let (xdp, xdp_mode) = attach_xdp(&mut dataplane.programs, device, mode)?;
     let out = match xdp_mode == GENERIC {
         now if now == generic => out,
-        now => hook_out(dataplane, device, now)?,
+        now => hook_out(&mut dataplane.programs, device, now)?,
     };
-    Ok(Attachment {
+    let attachment = Attachment {
         _xdp: xdp,
         admit,
         _out: out,
+        pins: None,
         xdp_mode,
         index: device.index,
         name: device.name.clone(),
+    };
+    match pins {
+        Some(pins) => pin(attachment, pins, device),
+        None => Ok(attachment),
+    }
+}
+
+/// Pins all links of an attachment, in a directory that appears whole.
+fn pin(attachment: Attachment, pins: &Pins, device: &Device) -> Result<Attachment, AttachError> {
+    let Attachment {
+        _xdp: xdp,
+        admit,
+        _out: out,
+        ..
+    } = attachment;
+    let directory = pins.links_of(device.index);
+    let staged = pins.links().join(format!("new_{}", device.index));
+    let make = || -> io::Result<()> {
+        // Of an interface that had this index before.
+        if fs::exists(&directory)? {
+            fs::remove_dir_all(&directory)?;
+        }
+        fs::create_dir(&staged)
+    };
+    make().map_err(|error| unpinned(device, &staged, &error))?;
+    let pinned = || -> Result<Attachment, AttachError> {
+        let out = pin_hook(out, &staged.join(OUT), device)?;
+        let admit = admit
+            .into_iter()
+            .map(|(index, hook)| {
+                let hook = pin_hook(hook, &staged.join(admit_name(index)), device)?;
+                Ok((index, hook))
+            })
+            .collect::<Result<_, _>>()?;
+        let path = staged.join(xdp_name(attachment.xdp_mode));
+        let link = FdLink::try_from(xdp).map_err(|error| unpinned(device, &path, &error))?;
+        let link = pin_link(link, &path, device)?;
+        let xdp = XdpLink::try_from(link).map_err(|error| unpinned(device, &path, &error))?;
+        fs::rename(&staged, &directory).map_err(|error| unpinned(device, &directory, &error))?;
+        Ok(Attachment {
+            _xdp: xdp,
+            admit,
+            _out: out,
+            pins: Some(directory.clone()),
+            xdp_mode: attachment.xdp_mode,
+            index: attachment.index,
+            name: attachment.name,
+        })
+    };
+    pinned().inspect_err(|_| drop(pins::unlink(&staged)))
+}
+
+fn pin_hook(hook: Hook, path: &Path, device: &Device) -> Result<Hook, AttachError> {
+    let link = FdLink::try_from(hook.link).map_err(|error| unpinned(device, path, &error))?;
+    let link = pin_link(link, path, device)?;
+    let link =
+        SchedClassifierLink::try_from(link).map_err(|error| unpinned(device, path, &error))?;
+    Ok(Hook {
+        link,
+        _clsact: hook._clsact,
     })
 }
 
-/// The way out, which must know whether what it sends back passes XDP once more.
-fn hook_out(
+fn pin_link(link: FdLink, path: &Path, device: &Device) -> Result<FdLink, AttachError> {
+    link.pin(path)
+        .map(FdLink::from)
+        .map_err(|error| unpinned(device, path, &error))
+}
+
+/// What was taken over.
+#[derive(Debug)]
+pub struct Adopted {
+    /// The programs on the interface.
+    pub attachment: Attachment,
+    /// Whether they were others before.
+    pub swapped: bool,
+}
+
+/// Takes over the pinned links of an interface, and has them run our programs, each replaced at once.
+/// `None` where nothing is pinned that still works.
+pub fn adopt(
     dataplane: &mut Dataplane,
     device: &Device,
-    generic: bool,
+    vlans: &[Device],
+    pins: &Pins,
+) -> Result<Option<Adopted>, AttachError> {
+    let directory = pins.links_of(device.index);
+    let open = |name: &str| -> Result<Option<FdLink>, AttachError> {
+        let path = directory.join(name);
+        if !fs::exists(&path).map_err(|error| unpinned(device, &path, &error))? {
+            return Ok(None);
+        }
+        PinnedLink::from_pin(&path)
+            .map(|link| Some(link.into()))
+            .map_err(|error| unpinned(device, &path, &error))
+    };
+    let mut xdp = None;
+    for mode in [NATIVE, GENERIC] {
+        if let Some(link) = open(xdp_name(mode))? {
+            xdp = Some((link, mode));
+        }
+    }
+    let (Some((xdp, xdp_mode)), Some(out)) = (xdp, open(OUT)?) else {
+        return Ok(None);
+    };
+    // A link outlives its interface, and another may have its index now.
+    let id = program_id(&xdp).map_err(|error| unpinned(device, &directory, &error))?;
+    if device.xdp_program != Some(id) {
+        return Ok(None);
+    }
+    let programs = &mut dataplane.programs;
+    let generic = xdp_mode == GENERIC;
+    let mut swapped = false;
+    let out = replace_hook(programs, out_name(generic), out, device, &mut swapped)?;
+    let mut admit = BTreeMap::new();
+    if dataplane.local_error.is_none() {
+        for device in std::iter::once(device).chain(vlans) {
+            let hook = match open(&admit_name(device.index))? {
+                Some(link) => replace_hook(programs, PROGRAM_ADMIT, link, device, &mut swapped)?,
+                None => {
+                    let hook = hook_admit(programs, device)?;
+                    pin_hook(hook, &directory.join(admit_name(device.index)), device)?
+                }
+            };
+            admit.insert(device.index, hook);
+        }
+    }
+    let name = in_name(generic);
+    let program: &mut Xdp = find(programs, name, device)?;
+    let mut xdp = XdpLink::try_from(xdp).map_err(|error| unpinned(device, &directory, &error))?;
+    if program.info().is_ok_and(|info| info.id() != id) {
+        xdp = program
+            .attach_to_link(xdp)
+            .and_then(|id| program.take_link(id))
+            .map_err(|error| refused(device, name, &error))?;
+        swapped = true;
+    }
+    let attachment = Attachment {
+        _xdp: xdp,
+        admit,
+        _out: out,
+        pins: Some(directory),
+        xdp_mode,
+        index: device.index,
+        name: device.name.clone(),
+    };
+    Ok(Some(Adopted {
+        attachment,
+        swapped,
+    }))
+}
+
+fn replace_hook(
+    programs: &mut Programs,
+    name: &'static str,
+    link: FdLink,
+    device: &Device,
+    swapped: &mut bool,
 ) -> Result<Hook, AttachError> {
-    let name = if generic {
+    let broken = |error: &dyn std::error::Error| kernel(device, name, one_line(error));
+    let now = program_id(&link).map_err(|error| broken(&error))?;
+    let program: &mut SchedClassifier = find(programs, name, device)?;
+    let mut link = SchedClassifierLink::try_from(link).map_err(|error| broken(&error))?;
+    if program.info().is_ok_and(|info| info.id() != now) {
+        link = program
+            .attach_to_link(link)
+            .and_then(|id| program.take_link(id))
+            .map_err(|error| refused(device, name, &error))?;
+        *swapped = true;
+    }
+    Ok(Hook {
+        link,
+        _clsact: None,
+    })
+}
+
+fn program_id(link: &FdLink) -> Result<u32, LinkError> {
+    link.info().map(|info| info.program_id())
+}
+
+/// Names of the pins.
+const OUT: &str = "out";
+
+fn admit_name(index: u32) -> String {
+    format!("admit_{index}")
+}
+
+fn xdp_name(mode: &str) -> &'static str {
+    if mode == GENERIC {
+        "xdp_generic"
+    } else {
+        "xdp_native"
+    }
+}
+
+fn in_name(generic: bool) -> &'static str {
+    if generic {
+        PROGRAM_IN_GENERIC
+    } else {
+        PROGRAM_IN
+    }
+}
+
+fn out_name(generic: bool) -> &'static str {
+    if generic {
         PROGRAM_OUT_GENERIC
     } else {
         PROGRAM_OUT
-    };
-    dataplane
-        .out(generic)
-        .map_err(|error| kernel(device, name, error.to_string()))?;
-    hook(&mut dataplane.ebpf, name, device, TcAttachType::Egress)
+    }
 }
 
+/// The way out, which must know whether what it sends back passes XDP once more.
+fn hook_out(programs: &mut Programs, device: &Device, generic: bool) -> Result<Hook, AttachError> {
+    hook(programs, out_name(generic), device, TcAttachType::Egress)
+}
+
+fn hook_admit(programs: &mut Programs, device: &Device) -> Result<Hook, AttachError> {
+    hook(programs, PROGRAM_ADMIT, device, TcAttachType::Ingress)
+}
+
+/// As [`Attachment::xdp_mode`] has it.
+const NATIVE: &str = "native";
 /// As [`Attachment::xdp_mode`] has it.
 const GENERIC: &str = "generic";
 
 fn attach_xdp(
-    ebpf: &mut Ebpf,
+    programs: &mut Programs,
     device: &Device,
     mode: XdpMode,
 ) -> Result<(XdpLink, &'static str), AttachError> {
     if mode != XdpMode::Generic {
-        match try_xdp(ebpf, device, AyaXdpMode::Driver) {
-            Ok(link) => return Ok((link, "native")),
+        match try_xdp(programs, device, AyaXdpMode::Driver) {
+            Ok(link) => return Ok((link, NATIVE)),
             Err(error @ AttachError::NativeUnsupported { .. }) if mode == XdpMode::Auto => {
                 if let AttachError::NativeUnsupported {
                     name,
@@ -183,19 +409,16 @@ fn attach_xdp(
             Err(error) => return Err(error),
         }
     }
-    try_xdp(ebpf, device, AyaXdpMode::Skb).map(|link| (link, GENERIC))
+    try_xdp(programs, device, AyaXdpMode::Skb).map(|link| (link, GENERIC))
 }
 
-fn try_xdp(ebpf: &mut Ebpf, device: &Device, mode: AyaXdpMode) -> Result<XdpLink, AttachError> {
-    let name = match mode {
-        AyaXdpMode::Skb => PROGRAM_IN_GENERIC,
-        _ => PROGRAM_IN,
-    };
-    let xdp: &mut Xdp = find(ebpf, name, device)?;
-    if xdp.fd().is_err() {
-        xdp.load()
-            .map_err(|error| kernel(device, name, reason(&error)))?;
-    }
+fn try_xdp(
+    programs: &mut Programs,
+    device: &Device,
+    mode: AyaXdpMode,
+) -> Result<XdpLink, AttachError> {
+    let name = in_name(mode == AyaXdpMode::Skb);
+    let xdp: &mut Xdp = find(programs, name, device)?;
     let link = xdp
         .attach_to_if_index(device.index, mode)
         .and_then(|id| xdp.take_link(id));
@@ -228,49 +451,40 @@ fn try_xdp(ebpf: &mut Ebpf, device: &Device, mode: AyaXdpMode) -> Result<XdpLink
 }
 
 fn hook(
-    ebpf: &mut Ebpf,
+    programs: &mut Programs,
     name: &'static str,
     device: &Device,
     direction: TcAttachType,
 ) -> Result<Hook, AttachError> {
-    let tcx = KernelVersion::current().is_ok_and(|version| version >= TCX_SINCE);
-    hook_by(ebpf, name, device, direction, tcx)
-}
-
-fn hook_by(
-    ebpf: &mut Ebpf,
-    name: &'static str,
-    device: &Device,
-    direction: TcAttachType,
-    tcx: bool,
-) -> Result<Hook, AttachError> {
-    let (clsact, options) = if tcx {
+    let (clsact, options) = if can_pin() {
         (None, TcAttachOptions::TcxOrder(LinkOrder::default()))
     } else {
         let clsact = Clsact::ensure(&device.name, device.index)
             .map_err(|error| refused(device, name, &ProgramError::TcError(error)))?;
         (clsact, TcAttachOptions::Netlink(NlOptions::default()))
     };
-    let classifier: &mut SchedClassifier = find(ebpf, name, device)?;
+    let classifier: &mut SchedClassifier = find(programs, name, device)?;
     let link = classifier
         .attach_with_options(&device.name, direction, options)
         .and_then(|id| classifier.take_link(id))
         .map_err(|error| refused(device, name, &error))?;
     Ok(Hook {
-        _link: link,
+        link,
         _clsact: clsact,
     })
 }
 
 fn find<'a, P>(
-    ebpf: &'a mut Ebpf,
+    programs: &'a mut Programs,
     name: &'static str,
     device: &Device,
 ) -> Result<&'a mut P, AttachError>
 where
     &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
 {
-    program(ebpf, name).map_err(|error| kernel(device, name, error.to_string()))
+    programs
+        .get(name)
+        .map_err(|error| kernel(device, name, error.to_string()))
 }
 
 fn refused(device: &Device, program: &'static str, error: &ProgramError) -> AttachError {
@@ -291,6 +505,14 @@ fn denied(device: &Device) -> AttachError {
 
 fn gone(device: &Device, program: &'static str) -> AttachError {
     kernel(device, program, "the interface has just vanished".into())
+}
+
+fn unpinned(device: &Device, path: &Path, error: &dyn std::error::Error) -> AttachError {
+    AttachError::Pin {
+        name: device.name.clone(),
+        path: path.to_owned(),
+        reason: one_line(error),
+    }
 }
 
 fn kernel(device: &Device, program: &'static str, reason: String) -> AttachError {

@@ -43,6 +43,9 @@ pub enum LoadError {
         /// Where the whole log lies.
         log: LogHint,
     },
+    /// What outlives the daemon cannot be pinned, or taken over.
+    #[error(transparent)]
+    Pins(#[from] super::pins::PinError),
     /// The object built into this binary is not what the loader expects.
     #[error("the eBPF object inside this binary is damaged ({0}): rebuild synguard")]
     Object(String),
@@ -72,6 +75,16 @@ impl fmt::Display for LogHint {
 /// Why the programs cannot be attached to an interface.
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
+    /// It cannot outlive the daemon.
+    #[error("cannot pin what is attached to {name} at {}: {reason}", path.display())]
+    Pin {
+        /// The interface.
+        name: String,
+        /// The pin.
+        path: PathBuf,
+        /// What the kernel said.
+        reason: String,
+    },
     /// No such interface.
     #[error("no interface {name}{hint}")]
     UnknownInterface {

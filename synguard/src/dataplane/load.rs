@@ -1,7 +1,7 @@
 //! Loads the programs: sizes the maps, turns made-up calls into kernel functions, and brings
-//! everything before the verifier.
+//! everything before the verifier; or takes over what another daemon has loaded.
 
-use std::io::Write as _;
+use std::{io::Write as _, path::Path};
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
@@ -17,7 +17,9 @@ use super::{
     error::{LoadError, LogHint, MissingCapabilities, errno, one_line},
     jiffies::Jiffies,
     kfunc,
-    maps::{Maps, typed},
+    maps::{Maps, Source},
+    pins::{Found, Pins},
+    programs::Programs,
     testrun::Runner,
 };
 use crate::config;
@@ -81,9 +83,12 @@ pub struct Dataplane {
     pub maps: Maps,
     /// Why `local` admission is impossible, if it is.
     pub local_error: Option<String>,
+    /// The programs.
+    pub programs: Programs,
+    /// Whether another daemon has made the tables, and they hold what it knew.
+    pub adopted: bool,
     #[cfg(feature = "trace")]
     trace: aya_log::EbpfLogger<&'static dyn log::Log>,
-    pub(super) ebpf: Ebpf,
 }
 
 impl Dataplane {
@@ -95,53 +100,31 @@ impl Dataplane {
 
     /// The XDP program, to run it on single frames or to ask what it is.
     pub fn xdp(&self) -> Result<&Xdp, LoadError> {
-        shared(&self.ebpf, PROGRAM_IN)
+        self.programs.loaded(PROGRAM_IN)
+    }
+
+    /// A TC program, likewise.
+    pub fn classifier(&self, name: &str) -> Result<&SchedClassifier, LoadError> {
+        self.programs.loaded(name)
     }
 
     /// A handle of the program `name`, to run it from another thread.
     pub fn runner(&self, name: &str) -> Result<Runner, LoadError> {
-        let program = self
-            .ebpf
-            .program(name)
-            .ok_or_else(|| LoadError::Object(format!("program {name} is missing")))?;
         let failed = |error: &dyn std::error::Error| LoadError::Kernel {
             what: format!("run program {name}"),
             reason: one_line(error),
         };
-        let fd = program.fd().map_err(|error| failed(&error))?;
+        let fd = self.programs.fd(name)?;
         Runner::new(fd).map_err(|error| failed(&error))
     }
 
     /// What compares the kernel's coarse clocks. Once: it takes the map it reads.
     pub fn jiffies(&mut self) -> Result<Jiffies, LoadError> {
-        let program = self.classifier(PROGRAM_MOMENT)?;
-        let kernel = |what: &str, error: &dyn std::error::Error| LoadError::Kernel {
-            what: format!("{what} {PROGRAM_MOMENT}"),
-            reason: one_line(error),
-        };
-        let fd = program.fd().map_err(|error| kernel("find", &error))?;
-        let runner = Runner::new(fd).map_err(|error| kernel("open", &error))?;
-        Ok(Jiffies::new(runner, typed(&mut self.ebpf, map::MOMENT)?))
-    }
-
-    /// The way out, loaded: one for each mode of XDP, as one must know that what it sends back passes
-    /// XDP once more.
-    pub fn out(&mut self, generic: bool) -> Result<&mut SchedClassifier, LoadError> {
-        let name = if generic {
-            PROGRAM_OUT_GENERIC
-        } else {
-            PROGRAM_OUT
-        };
-        let out: &mut SchedClassifier = program(&mut self.ebpf, name)?;
-        if out.fd().is_err() {
-            out.load().map_err(|error| rejected(name, &error))?;
-        }
-        Ok(out)
-    }
-
-    /// A TC program, likewise.
-    pub fn classifier(&self, name: &str) -> Result<&SchedClassifier, LoadError> {
-        shared(&self.ebpf, name)
+        let moments =
+            self.maps.moments.take().ok_or_else(|| {
+                LoadError::Object(format!("map {} was taken already", map::MOMENT))
+            })?;
+        Ok(Jiffies::new(self.runner(PROGRAM_MOMENT)?, moments))
     }
 }
 
@@ -155,38 +138,92 @@ pub fn kernel_release() -> String {
 /// Loads everything the kernel can run. Where it cannot make sockets from our cookies,
 /// [`Dataplane::local_error`] says why and `synguard_admit` stays out.
 pub fn load(options: &Options) -> Result<Dataplane, LoadError> {
-    let release = kernel_release();
-    if KernelVersion::current().is_ok_and(|version| version < OLDEST_KERNEL) {
-        return Err(LoadError::KernelTooOld { release });
-    }
-    let btf = Btf::from_sys_fs().map_err(|error| {
-        debug!(error = one_line(&error), "kernel BTF");
-        LoadError::NoBtf {
-            release: release.clone(),
-        }
-    })?;
-    let mut object = aligned(OBJECT);
-    let patched = kfunc::patch(object.bytes_mut(), |name| {
-        btf.id_by_type_name_kind(name, BtfKind::Func).ok()
-    })
-    .map_err(|error| LoadError::Object(error.to_string()))?;
-    let local_error = patched.missing.first().map(|name| {
-        format!("kernel {release} has no {name}: local admission needs Linux 6.9 or newer")
-    });
+    let object = Object::open(options, None)?;
+    let maps = Maps::create(&Source::Object(&object.ebpf))?;
+    finish(Programs::of(object)?, maps, false)
+}
 
-    let mut ebpf = EbpfLoader::new()
-        .btf(Some(&btf))
-        .map_max_entries(map::HALF_OPEN, options.half_open_entries)
-        .map_max_entries(map::FLOWS, buckets_for(options.flow_entries))
-        .map_max_entries(map::VERIFIED, options.verified_entries)
-        .map_max_entries(map::ADDRESSES, ADDRESS_ENTRIES)
-        .map_max_entries(map::PREFIXES, ADDRESS_ENTRIES)
-        .map_max_entries(map::PORTS, PORT_ENTRIES)
-        .map_max_entries(map::SERVICES, SERVICE_SLOTS)
-        .map_max_entries(map::STATES, SERVICE_SLOTS)
-        .map_max_entries(map::STATS, SERVICE_SLOTS)
-        .load(object.bytes())
-        .map_err(|error| match &error {
+/// Takes over what is pinned, or loads and pins it; tables of another version must be gone.
+///
+/// Programs that were pinned by this very binary are taken as they are, which saves the verifier's
+/// second. Tables keep the sizes they were made with.
+pub fn load_pinned(options: &Options, pins: &Pins) -> Result<Dataplane, LoadError> {
+    let adopted = pins.find()? == Found::Ours;
+    let (programs, maps);
+    if adopted {
+        maps = Maps::adopt(&Source::Pins(pins))?;
+        programs = Programs::pinned(*options, pins)?;
+    } else {
+        let staged = pins.stage()?;
+        let object = Object::open(options, Some(&staged))?;
+        // All of it must be there before anybody takes it over.
+        maps = Maps::create(&Source::Object(&object.ebpf))?;
+        pins.publish()?;
+        programs = Programs::of(object)?.pin(pins)?;
+    }
+    finish(programs, maps, adopted)
+}
+
+fn finish(programs: Programs, maps: Maps, adopted: bool) -> Result<Dataplane, LoadError> {
+    #[cfg(feature = "trace")]
+    let mut programs = programs;
+    Ok(Dataplane {
+        maps,
+        local_error: programs.local_error().map(str::to_owned),
+        #[cfg(feature = "trace")]
+        trace: programs.trace()?,
+        programs,
+        adopted,
+    })
+}
+
+/// The object inside this binary, its maps made and its programs ready to be loaded.
+pub(super) struct Object {
+    pub ebpf: Ebpf,
+    /// Why `local` admission is impossible, if it is.
+    pub local_error: Option<String>,
+}
+
+impl Object {
+    /// Makes the maps, or takes those that are in `maps` already, and pins them there.
+    pub fn open(options: &Options, maps: Option<&Path>) -> Result<Self, LoadError> {
+        let release = kernel_release();
+        if KernelVersion::current().is_ok_and(|version| version < OLDEST_KERNEL) {
+            return Err(LoadError::KernelTooOld { release });
+        }
+        let btf = Btf::from_sys_fs().map_err(|error| {
+            debug!(error = one_line(&error), "kernel BTF");
+            LoadError::NoBtf {
+                release: release.clone(),
+            }
+        })?;
+        let mut object = aligned(OBJECT);
+        let patched = kfunc::patch(object.bytes_mut(), |name| {
+            btf.id_by_type_name_kind(name, BtfKind::Func).ok()
+        })
+        .map_err(|error| LoadError::Object(error.to_string()))?;
+        let local_error = patched.missing.first().map(|name| {
+            format!("kernel {release} has no {name}: local admission needs Linux 6.9 or newer")
+        });
+
+        let mut loader = EbpfLoader::new();
+        loader
+            .btf(Some(&btf))
+            .map_max_entries(map::HALF_OPEN, options.half_open_entries)
+            .map_max_entries(map::FLOWS, buckets_for(options.flow_entries))
+            .map_max_entries(map::VERIFIED, options.verified_entries)
+            .map_max_entries(map::ADDRESSES, ADDRESS_ENTRIES)
+            .map_max_entries(map::PREFIXES, ADDRESS_ENTRIES)
+            .map_max_entries(map::PORTS, PORT_ENTRIES);
+        for name in [map::SERVICES, map::STATES, map::STATS, map::LEDGER] {
+            loader.map_max_entries(name, SERVICE_SLOTS);
+        }
+        if let Some(directory) = maps {
+            for name in map::ALL {
+                loader.map_pin_path(name, directory.join(name));
+            }
+        }
+        let ebpf = loader.load(object.bytes()).map_err(|error| match &error {
             aya::EbpfError::MapError(MapError::CreateError { io_error, .. })
                 if io_error.raw_os_error() == Some(libc::EPERM) =>
             {
@@ -198,69 +235,16 @@ pub fn load(options: &Options) -> Result<Dataplane, LoadError> {
                 reason: one_line(&error),
             },
         })?;
-    let maps = Maps::take(&mut ebpf)?;
-    // Before the programs are loaded: their log map must be open by then.
-    #[cfg(feature = "trace")]
-    let trace = aya_log::EbpfLogger::init(&mut ebpf)
-        .map_err(|error| LoadError::Object(one_line(&error)))?;
-
-    let xdp: &mut Xdp = program(&mut ebpf, PROGRAM_IN)?;
-    xdp.load().map_err(|error| rejected(PROGRAM_IN, &error))?;
-    let out: &mut SchedClassifier = program(&mut ebpf, PROGRAM_OUT)?;
-    out.load().map_err(|error| rejected(PROGRAM_OUT, &error))?;
-    let sweep: &mut SchedClassifier = program(&mut ebpf, PROGRAM_SWEEP)?;
-    sweep
-        .load()
-        .map_err(|error| rejected(PROGRAM_SWEEP, &error))?;
-    let moment: &mut SchedClassifier = program(&mut ebpf, PROGRAM_MOMENT)?;
-    moment
-        .load()
-        .map_err(|error| rejected(PROGRAM_MOMENT, &error))?;
-    let pass: &mut Xdp = program(&mut ebpf, PROGRAM_PASS)?;
-    pass.load()
-        .map_err(|error| rejected(PROGRAM_PASS, &error))?;
-    if local_error.is_none() {
-        let admit: &mut SchedClassifier = program(&mut ebpf, PROGRAM_ADMIT)?;
-        admit
-            .load()
-            .map_err(|error| rejected(PROGRAM_ADMIT, &error))?;
+        Ok(Self { ebpf, local_error })
     }
-    Ok(Dataplane {
-        maps,
-        local_error,
-        #[cfg(feature = "trace")]
-        trace,
-        ebpf,
-    })
 }
 
-/// The program `name`, to look at.
-fn shared<'a, P>(ebpf: &'a Ebpf, name: &str) -> Result<&'a P, LoadError>
-where
-    &'a P: TryFrom<&'a aya::programs::Program, Error = ProgramError>,
-{
-    let program = ebpf
-        .program(name)
-        .ok_or_else(|| LoadError::Object(format!("program {name} is missing")))?;
-    program
-        .try_into()
-        .map_err(|_| LoadError::Object(format!("program {name} has the wrong type")))
+/// Names the object, so that programs can be told from those of another: a hash of it.
+pub(super) fn object_name() -> String {
+    blake3::hash(OBJECT).to_hex()[..16].to_owned()
 }
 
-/// The program `name`, as the type it must have.
-pub(super) fn program<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P, LoadError>
-where
-    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
-{
-    let program = ebpf
-        .program_mut(name)
-        .ok_or_else(|| LoadError::Object(format!("program {name} is missing")))?;
-    program
-        .try_into()
-        .map_err(|_| LoadError::Object(format!("program {name} has the wrong type")))
-}
-
-fn rejected(program: &str, error: &ProgramError) -> LoadError {
+pub(super) fn rejected(program: &str, error: &ProgramError) -> LoadError {
     if errno(error) == Some(libc::EPERM) {
         let capabilities = ["CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"]
             .map(String::from)

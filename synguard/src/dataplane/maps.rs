@@ -1,17 +1,25 @@
 //! The kernel's tables with their types, taken out of the loaded object once.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, os::fd::AsFd as _, sync::Arc};
 
 use aya::{
     Ebpf,
     maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, MapInfo, PerCpuArray, Queue},
 };
 use synguard_common::abi::{
-    self, Address, AddressEntry, Clock, EpochKey, Errand, FlowCounts, HalfOpen, PortEntry, PortKey,
-    Runtime, ServiceConfig, ServiceStats, Sweep, Tuple, VerifiedSource, map,
+    self, Address, AddressEntry, Clock, EpochKey, Errand, FlowCounts, HalfOpen, Moment, PortEntry,
+    PortKey, Runtime, ServiceConfig, ServiceStats, Sweep, Tuple, VerifiedSource, map,
 };
 
-use super::{error::LoadError, flows::FlowTable, states::States, wire::Wire};
+use super::{
+    error::{LoadError, one_line},
+    flows::FlowTable,
+    ledger::Books,
+    pins::Pins,
+    shared::{Shareable, Shared},
+    states::States,
+    wire::Wire,
+};
 
 /// `HALF_OPEN`.
 pub type HalfOpenMap = HashMap<MapData, Wire<Tuple>, Wire<HalfOpen>>;
@@ -28,6 +36,79 @@ pub struct FlowMaps {
     pub errands: Queue<MapData, Wire<Errand>>,
     /// What the last sweep found.
     pub sweep: Array<MapData, Wire<Sweep>>,
+}
+
+/// Where the tables come from.
+pub enum Source<'a> {
+    /// An object that has made them. It keeps its own descriptors: programs that are yet to be loaded
+    /// name maps by them.
+    Object(&'a Ebpf),
+    /// Pins.
+    Pins(&'a Pins),
+}
+
+impl Source<'_> {
+    fn open(&self, name: &str) -> Result<MapData, LoadError> {
+        match self {
+            Self::Pins(pins) => Ok(pins.map(name)?),
+            Self::Object(ebpf) => {
+                let map = ebpf
+                    .map(name)
+                    .and_then(data)
+                    .ok_or_else(|| LoadError::Object(format!("map {name} is missing")))?;
+                again(map).map_err(|error| LoadError::Kernel {
+                    what: format!("open map {name}"),
+                    reason: one_line(&error),
+                })
+            }
+        }
+    }
+
+    fn typed<M>(&self, name: &str) -> Result<M, LoadError>
+    where
+        M: TryFrom<Map, Error = MapError>,
+    {
+        let map = self.open(name)?;
+        let typed = Map::from_map_data(map).and_then(M::try_from);
+        typed.map_err(|error| self.unfit(name, &one_line(&error)))
+    }
+
+    fn shared<T: Shareable>(&self, name: &str) -> Result<Arc<Shared<T>>, LoadError> {
+        let mapped = Shared::map(&self.open(name)?);
+        mapped
+            .map(Arc::new)
+            .map_err(|error| self.unfit(name, &error.to_string()))
+    }
+
+    fn unfit(&self, name: &str, reason: &str) -> LoadError {
+        match self {
+            Self::Object(_) => LoadError::Object(format!("map {name}: {reason}")),
+            Self::Pins(pins) => pins.damaged(format!("map {name}: {reason}")).into(),
+        }
+    }
+}
+
+/// A second descriptor of a map.
+fn again(map: &MapData) -> Result<MapData, MapError> {
+    let fd = map.fd().as_fd().try_clone_to_owned();
+    MapData::from_fd(fd.map_err(|error| {
+        MapError::SyscallError(aya::sys::SyscallError {
+            call: "fcntl",
+            io_error: error,
+        })
+    })?)
+}
+
+fn data(map: &Map) -> Option<&MapData> {
+    match map {
+        Map::Array(data)
+        | Map::HashMap(data)
+        | Map::LruHashMap(data)
+        | Map::LpmTrie(data)
+        | Map::PerCpuArray(data)
+        | Map::Queue(data) => Some(data),
+        _ => None,
+    }
 }
 
 /// Every table the daemon reads or writes. `ADMISSIONS` is the programs' own.
@@ -52,69 +133,24 @@ pub struct Maps {
     pub half_open: HalfOpenMap,
     /// The tables of flows, until they are taken.
     pub flows: Option<FlowMaps>,
+    /// Both coarse clocks, until they are taken.
+    pub moments: Option<Array<MapData, Wire<Moment>>>,
     /// State of services, shared memory.
     pub states: Arc<States>,
+    /// Who has which number, and what the daemon counts, shared memory.
+    pub books: Arc<Books>,
+    half_open_again: MapData,
     infos: BTreeMap<&'static str, MapInfo>,
 }
 
 impl Maps {
-    /// Takes the tables out of `ebpf`. The programs hold on to them by themselves once loaded, but
-    /// must be loaded while these are alive.
-    pub fn take(ebpf: &mut Ebpf) -> Result<Self, LoadError> {
-        let mut infos = BTreeMap::new();
-        for name in [
-            map::ADDRESSES,
-            map::PREFIXES,
-            map::PORTS,
-            map::HALF_OPEN,
-            map::FLOWS,
-            map::VERIFIED,
-        ] {
-            if let Some(
-                Map::HashMap(data) | Map::LruHashMap(data) | Map::LpmTrie(data) | Map::Array(data),
-            ) = ebpf.map(name)
-                && let Ok(info) = data.info()
-            {
-                infos.insert(name, info);
-            }
-        }
-        // It stays in `ebpf`, as programs that are yet to be loaded name maps by descriptor.
-        let states = match ebpf.map(map::STATES) {
-            Some(Map::Array(data)) => States::map(data).map_err(|error| LoadError::Kernel {
-                what: format!("map {} into memory", map::STATES),
-                reason: error.to_string(),
-            })?,
-            _ => {
-                return Err(LoadError::Object(format!(
-                    "there is no array {}",
-                    map::STATES
-                )));
-            }
-        };
+    /// Tables that were just made: the programs get what they need to use them.
+    pub fn create(source: &Source<'_>) -> Result<Self, LoadError> {
         let seed = getrandom::u64().map_err(|error| LoadError::Kernel {
             what: "get random numbers".into(),
             reason: error.to_string(),
         })?;
-        let mut maps = Self {
-            addresses: typed(ebpf, map::ADDRESSES)?,
-            prefixes: typed(ebpf, map::PREFIXES)?,
-            ports: typed(ebpf, map::PORTS)?,
-            services: typed(ebpf, map::SERVICES)?,
-            stats: typed(ebpf, map::STATS)?,
-            keys: typed(ebpf, map::KEYS)?,
-            clock: typed(ebpf, map::CLOCK)?,
-            runtime: typed(ebpf, map::RUNTIME)?,
-            half_open: typed(ebpf, map::HALF_OPEN)?,
-            flows: Some(FlowMaps {
-                table: FlowTable::new(typed(ebpf, map::FLOWS)?, seed),
-                counts: typed(ebpf, map::FLOW_COUNTS)?,
-                verified: typed(ebpf, map::VERIFIED)?,
-                errands: typed(ebpf, map::ERRANDS)?,
-                sweep: typed(ebpf, map::SWEEP)?,
-            }),
-            states: Arc::new(states),
-            infos,
-        };
+        let mut maps = Self::open(source, seed)?;
         let runtime = Runtime {
             abi_version: abi::ABI_VERSION,
             seed,
@@ -125,9 +161,57 @@ impl Maps {
             .set(0, Wire(runtime), 0)
             .map_err(|error| LoadError::Kernel {
                 what: format!("write map {}", map::RUNTIME),
-                reason: super::error::one_line(&error),
+                reason: one_line(&error),
             })?;
         Ok(maps)
+    }
+
+    /// Tables that are in use.
+    pub fn adopt(source: &Source<'_>) -> Result<Self, LoadError> {
+        let runtime: Array<MapData, Wire<Runtime>> = source.typed(map::RUNTIME)?;
+        let Wire(runtime) = runtime
+            .get(&0, 0)
+            .map_err(|error| source.unfit(map::RUNTIME, &one_line(&error)))?;
+        Self::open(source, runtime.seed)
+    }
+
+    fn open(source: &Source<'_>, seed: u64) -> Result<Self, LoadError> {
+        let mut infos = BTreeMap::new();
+        for name in [
+            map::ADDRESSES,
+            map::PREFIXES,
+            map::PORTS,
+            map::HALF_OPEN,
+            map::FLOWS,
+            map::VERIFIED,
+        ] {
+            if let Ok(info) = source.open(name)?.info() {
+                infos.insert(name, info);
+            }
+        }
+        Ok(Self {
+            addresses: source.typed(map::ADDRESSES)?,
+            prefixes: source.typed(map::PREFIXES)?,
+            ports: source.typed(map::PORTS)?,
+            services: source.typed(map::SERVICES)?,
+            stats: source.typed(map::STATS)?,
+            keys: source.typed(map::KEYS)?,
+            clock: source.typed(map::CLOCK)?,
+            runtime: source.typed(map::RUNTIME)?,
+            half_open: source.typed(map::HALF_OPEN)?,
+            flows: Some(FlowMaps {
+                table: FlowTable::new(source.typed(map::FLOWS)?, seed),
+                counts: source.typed(map::FLOW_COUNTS)?,
+                verified: source.typed(map::VERIFIED)?,
+                errands: source.typed(map::ERRANDS)?,
+                sweep: source.typed(map::SWEEP)?,
+            }),
+            moments: Some(source.typed(map::MOMENT)?),
+            states: source.shared(map::STATES)?,
+            books: source.shared(map::LEDGER)?,
+            half_open_again: source.open(map::HALF_OPEN)?,
+            infos,
+        })
     }
 
     /// Changes [`Runtime`]. `no_metadata` is the programs' to write: read, change, write, and that
@@ -153,21 +237,6 @@ impl Maps {
 
     /// A second handle of the half-open table, for a thread of its own.
     pub fn open_half_open(&self) -> Result<HalfOpenMap, MapError> {
-        let id = self.infos.get(map::HALF_OPEN).map_or(0, MapInfo::id);
-        HashMap::try_from(Map::HashMap(MapData::from_id(id)?))
+        HashMap::try_from(Map::from_map_data(again(&self.half_open_again)?)?)
     }
-}
-
-fn remove(ebpf: &mut Ebpf, name: &str) -> Result<Map, LoadError> {
-    ebpf.take_map(name)
-        .ok_or_else(|| LoadError::Object(format!("map {name} is missing")))
-}
-
-pub(super) fn typed<M>(ebpf: &mut Ebpf, name: &str) -> Result<M, LoadError>
-where
-    M: TryFrom<Map, Error = MapError>,
-{
-    M::try_from(remove(ebpf, name)?).map_err(|error| {
-        LoadError::Object(format!("map {name}: {}", super::error::one_line(&error)))
-    })
 }

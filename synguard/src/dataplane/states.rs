@@ -5,15 +5,13 @@
 //! on the same words with atomic instructions.
 
 use std::{
-    io,
     mem::offset_of,
-    os::fd::{AsFd as _, AsRawFd as _},
-    ptr::NonNull,
     sync::atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
-use aya::maps::MapData;
 use synguard_common::abi::{STATE_CALM, STATE_GUARDED, ServiceState};
+
+use super::shared::{Shareable, Shared};
 
 /// [`ServiceState`] with the fields as both sides use them.
 #[repr(C)]
@@ -115,95 +113,18 @@ impl SharedState {
 }
 
 /// The mapped array.
-#[derive(Debug)]
-pub struct States {
-    first: NonNull<SharedState>,
-    slots: usize,
-    bytes: usize,
-}
+pub type States = Shared<SharedState>;
 
-// SAFETY: all access goes through shared references to atomics; the mapping belongs to this
-// value alone and lives until it is dropped.
-unsafe impl Send for States {}
-// SAFETY: as above.
-unsafe impl Sync for States {}
-
-impl States {
-    /// Maps the array; it must have been created with `BPF_F_MMAPABLE`.
-    pub fn map(data: &MapData) -> io::Result<Self> {
-        let info = data.info().map_err(io::Error::other)?;
-        if info.value_size() as usize != size_of::<SharedState>() {
-            return Err(io::Error::other(format!(
-                "values of {} bytes instead of {}",
-                info.value_size(),
-                size_of::<SharedState>()
-            )));
-        }
-        Self::map_fd(
-            data.fd().as_fd().as_raw_fd(),
-            libc::MAP_SHARED,
-            info.max_entries() as usize,
-        )
-    }
-
-    fn map_fd(fd: i32, flags: i32, slots: usize) -> io::Result<Self> {
-        let bytes = slots * size_of::<SharedState>();
-        // SAFETY: a fresh mapping at an address of the kernel's choice touches no memory of ours;
-        // the result is checked.
-        let address = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                bytes,
-                libc::PROT_READ | libc::PROT_WRITE,
-                flags,
-                fd,
-                0,
-            )
-        };
-        if address == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let first =
-            NonNull::new(address.cast()).ok_or_else(|| io::Error::other("mapped at address 0"))?;
-        Ok(Self {
-            first,
-            slots,
-            bytes,
-        })
-    }
-
-    /// Every slot; index = service number.
-    pub fn slots(&self) -> &[SharedState] {
-        // SAFETY: the mapping holds `slots` values (the kernel rounds it up to whole pages), is
-        // page-aligned, readable and writable, and outlives the reference; any bytes are valid
-        // atomics.
-        unsafe { std::slice::from_raw_parts(self.first.as_ptr(), self.slots) }
-    }
-
-    /// The slot of a service.
-    pub fn get(&self, service: u16) -> Option<&SharedState> {
-        self.slots().get(usize::from(service))
-    }
-}
-
-impl Drop for States {
-    fn drop(&mut self) {
-        // SAFETY: the address and length of our own mapping, to which no reference is left.
-        unsafe { libc::munmap(self.first.as_ptr().cast(), self.bytes) };
-    }
-}
+// SAFETY: see the assertions above.
+unsafe impl Shareable for SharedState {}
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn anonymous(slots: usize) -> States {
-        States::map_fd(-1, libc::MAP_SHARED | libc::MAP_ANONYMOUS, slots).unwrap()
-    }
-
     #[test]
     fn counts_never_wrap() {
-        let states = anonymous(1024);
+        let states = States::anonymous(1024).unwrap();
         let slot = states.get(1023).unwrap();
         slot.half_open.store(3, Ordering::Relaxed);
         slot.expire(2);
@@ -216,7 +137,7 @@ mod tests {
 
     #[test]
     fn only_a_guarded_service_turns_calm_and_only_once() {
-        let states = anonymous(2);
+        let states = States::anonymous(2).unwrap();
         let slot = states.get(1).unwrap();
         assert!(!slot.turn_calm(5));
         assert!(slot.turn_guarded(7));

@@ -108,6 +108,14 @@ pub struct Tables {
     last_ports_id: u32,
 }
 
+impl Tables {
+    /// Gives the sets of ports that come from now on ids of their own.
+    pub(super) fn follow_ports(&mut self) {
+        let ids = self.ports.keys().map(|(id, _)| *id);
+        self.last_ports_id = ids.max().unwrap_or(0);
+    }
+}
+
 /// Why a configuration does not fit the tables.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CompileError {

@@ -3,10 +3,13 @@
 use std::{collections::HashMap, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use aya::maps::lpm_trie::Key;
+use aya::{maps::lpm_trie::Key, programs::SchedClassifier};
 use rustix::time::{ClockId, clock_gettime};
 use synguard::dataplane::{
-    Dataplane, Options, load, load::PROGRAM_ADMIT, stats, wire::Wire as Layout,
+    Dataplane, Options, load,
+    load::{PROGRAM_ADMIT, PROGRAM_OUT, PROGRAM_OUT_GENERIC},
+    stats,
+    wire::Wire as Layout,
 };
 use synguard_common::{
     abi::{
@@ -80,11 +83,12 @@ impl KernelSide {
             .into_iter()
             .flat_map(|kind| LISTENED.map(|port| Lane::new(kind, 0).server_at(port)))
             .collect();
-        let mut dataplane = load(&Options {
+        let options = Options {
             half_open_entries: HALF_OPEN_ROOM,
             flow_entries: flows::ROOM,
             verified_entries: flows::ROOM,
-        })?;
+        };
+        let mut dataplane = load(&options)?;
         ensure!(
             dataplane.local_error.is_none(),
             "{:?}",
@@ -413,7 +417,11 @@ impl Side for KernelSide {
     }
 
     fn egress(&mut self, frame: &[u8]) -> Result<Departure> {
-        let run = testrun::run(self.dataplane.out((&self.host).generic())?, frame)?;
+        let out = match (&self.host).generic() {
+            true => PROGRAM_OUT_GENERIC,
+            false => PROGRAM_OUT,
+        };
+        let run = testrun::run(self.dataplane.programs.get::<SchedClassifier>(out)?, frame)?;
         let verdict = self.counted()?;
         let host = self.host.run_egress_whole(frame)?;
         ensure!(

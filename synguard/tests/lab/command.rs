@@ -131,6 +131,8 @@ fn one_daemon_at_a_time() {
         device,
         "--metrics",
         "off",
+        "--pins",
+        "off",
         "--socket",
         socket,
         "--secret",

@@ -70,9 +70,19 @@ fn comes_and_goes_unnoticed() {
         streams.iter().for_each(|stream| exchange(stream, 5000));
     };
 
-    // SIGTERM, SIGINT, and an end that nobody can prepare for.
-    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGKILL] {
-        let mut guard = Guard::always(&edge);
+    // SIGINT; and where nothing is pinned, SIGTERM and an end that nobody can prepare for.
+    for (signal, pins) in [
+        (Signal::SIGINT, None),
+        (Signal::SIGTERM, Some("off")),
+        (Signal::SIGKILL, Some("off")),
+    ] {
+        let pins = pins.map(|pins| ["--pins", pins]);
+        let always = ["--mode", "always"];
+        let arguments: Vec<&str> = always
+            .into_iter()
+            .chain(pins.into_iter().flatten())
+            .collect();
+        let mut guard = Guard::start(&edge, &arguments);
         assert_ne!(traces(&edge), untouched);
         all_live(&streams, "after the daemon came");
         streams.extend(both(HTTP).map(|target| connect(&edge, target)));

@@ -8,7 +8,10 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use synguard::model::{ReasonCount, ServiceStatus, Snapshot};
+use synguard::{
+    dataplane::Pins,
+    model::{ReasonCount, ServiceStatus, Snapshot},
+};
 use synguard_common::verdict::Reason;
 use synguard_lab::{edge::Edge, link::End, netns::Netns, process::Process};
 use tempfile::TempDir;
@@ -144,14 +147,25 @@ impl Guard {
         self.told(&["mode", "--all", mode]);
     }
 
-    /// Ends it as systemd would; it must succeed.
+    /// Ends it, and takes the guard off; it must succeed.
     #[track_caller]
     pub fn stop(mut self) {
+        self.end(Signal::SIGINT);
+    }
+
+    /// Ends it by this signal; it must succeed.
+    #[track_caller]
+    pub fn end(&mut self, signal: Signal) {
         let status = self
             .process
-            .signal(Signal::SIGTERM)
+            .signal(signal)
             .and_then(|()| self.process.wait(PATIENCE));
         assert!(status.unwrap().success(), "{}", self.process.log());
+    }
+
+    /// Where it pins what outlives it.
+    pub fn pins(&self) -> PathBuf {
+        pins(&self.files)
     }
 }
 
@@ -163,6 +177,12 @@ impl Drop for Guard {
             println!("{}", String::from_utf8_lossy(&status));
             println!("{}", self.process.log());
         }
+        drop(self.process.signal(Signal::SIGKILL));
+        drop(self.process.wait(PATIENCE));
+        if let Ok(Some(pins)) = Pins::open_existing(&self.pins()) {
+            drop(pins.clear());
+        }
+        drop(fs::remove_dir(self.pins()));
     }
 }
 
@@ -175,8 +195,19 @@ pub fn run_command(files: &TempDir) -> Command {
         .arg("--socket")
         .arg(files.path().join("control.sock"))
         .arg("--secret")
-        .arg(files.path().join("secret"));
+        .arg(files.path().join("secret"))
+        .arg("--pins")
+        .arg(pins(files));
     command
+}
+
+/// Where a daemon with these files pins what outlives it. The BPF file system has no names with dots.
+fn pins(files: &TempDir) -> PathBuf {
+    let name = files.path().file_name().unwrap().to_str().unwrap();
+    PathBuf::from(format!(
+        "/sys/fs/bpf/synguard-test-{}",
+        name.replace('.', "")
+    ))
 }
 
 /// How many packets left with a reason.
