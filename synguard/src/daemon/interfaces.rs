@@ -206,17 +206,12 @@ impl Guard {
         self.replan().map_err(|error| format!("{error:#}"))
     }
 
-    /// Detaches from everything, and leaves nothing behind.
+    /// Detaches from everything. The tables go with the last of us, as nothing is attached by them.
     pub fn take_off(&mut self) {
         for interface in self.interfaces.drain(..).rev() {
             take_off(interface);
         }
         self.missing.clear();
-        if let Some(pins) = &self.pins
-            && let Err(error) = pins.clear()
-        {
-            error!("{error}");
-        }
     }
 
     /// Ends, and leaves what is pinned to whoever comes next.

@@ -95,7 +95,7 @@ async fn daemon(args: RunArgs) -> anyhow::Result<()> {
     startup::check_capabilities()?;
     let mut signals = Signals::catch()?;
     let netlink = Netlink::connect()?;
-    let world = netlink.discover().await?;
+    let mut world = netlink.discover().await?;
     let interfaces = distinct(args.interfaces);
     check_interfaces(&interfaces, &world)?;
     let socket = control::bind(&config.socket)?;
@@ -111,7 +111,10 @@ async fn daemon(args: RunArgs) -> anyhow::Result<()> {
     let pins = startup::open_pins(config.pins.as_deref())?;
     let dataplane = match &pins {
         Some(pins) => {
-            startup::drain_foreign(pins, &systemd)?;
+            if startup::drain_foreign(pins, &systemd)? {
+                // What was attached is so no more.
+                world = netlink.discover().await?;
+            }
             dataplane::load_pinned(&options, pins)?
         }
         None => dataplane::load(&options)?,

@@ -39,9 +39,11 @@ pub fn open_pins(directory: Option<&Path>) -> Result<Option<Pins>, PinError> {
 }
 
 /// Drains and removes what a daemon of another version has left, whose tables we do not understand.
-pub fn drain_foreign(pins: &Pins, systemd: &Systemd) -> Result<(), PinError> {
+///
+/// Says whether there was any.
+pub fn drain_foreign(pins: &Pins, systemd: &Systemd) -> Result<bool, PinError> {
     let Found::Foreign { abi } = pins.find()? else {
-        return Ok(());
+        return Ok(false);
     };
     warn!(
         "the tables of another version (ABI {abi}) are in use: challenging nobody for up to {} s, until \
@@ -61,7 +63,8 @@ pub fn drain_foreign(pins: &Pins, systemd: &Systemd) -> Result<(), PinError> {
     if left > 0 {
         warn!("{left} spliced connections of the version before are cut");
     }
-    pins.clear()
+    pins.clear()?;
+    Ok(true)
 }
 
 /// Says what a configuration asks for that tables which are in use do not have.

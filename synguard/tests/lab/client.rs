@@ -213,7 +213,11 @@ impl Talk {
     /// Connects to the server's echo port and begins to talk.
     #[track_caller]
     pub fn start(edge: &Edge, target: SocketAddr) -> Self {
-        let stream = connect(edge, target);
+        Self::over(connect(edge, target))
+    }
+
+    /// Begins to talk on a connection to the server's echo port.
+    pub fn over(stream: TcpStream) -> Self {
         let local = stream.local_addr().unwrap();
         let (stop, rounds) = (
             Arc::new(AtomicBool::new(false)),

@@ -48,6 +48,8 @@ pub fn within<T>(limit: Duration, what: &str, mut ask: impl FnMut() -> Option<T>
 /// A running daemon and its files.
 pub struct Guard {
     pub process: Process,
+    ns: Netns,
+    arguments: Vec<String>,
     files: TempDir,
 }
 
@@ -79,20 +81,44 @@ impl Guard {
     pub fn spawn(ns: &Netns, config: &str, arguments: &[&str]) -> Self {
         let files = tempfile::tempdir().unwrap();
         let mut command = run_command(&files);
+        let mut arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
         if !config.is_empty() {
             let path = files.path().join("synguard.toml");
             fs::write(&path, config).unwrap();
-            command.arg("--config").arg(path);
+            arguments.extend(["--config".to_owned(), path.to_str().unwrap().to_owned()]);
         }
-        command.args(arguments);
+        command.args(&arguments);
         let process = Process::spawn(ns, command).unwrap();
-        Self { process, files }
+        Self {
+            process,
+            ns: ns.clone(),
+            arguments,
+            files,
+        }
+    }
+
+    /// Starts it again, ready or not; it must have ended.
+    pub fn again(&mut self) {
+        let mut command = run_command(&self.files);
+        command.args(&self.arguments);
+        self.process = Process::spawn(&self.ns, command).unwrap();
+    }
+
+    /// Kills it.
+    pub fn kill(&mut self) {
+        self.process.signal(Signal::SIGKILL).unwrap();
+        self.process.wait(PATIENCE).unwrap();
     }
 
     /// Waits until it says that it is ready.
     pub fn ready(mut self) -> Self {
-        self.process.wait_for_line("ready", PATIENCE).unwrap();
+        self.wait_until_ready();
         self
+    }
+
+    /// The same, for one that was started again.
+    pub fn wait_until_ready(&mut self) {
+        self.process.wait_for_line("ready", PATIENCE).unwrap();
     }
 
     /// Writes another configuration over the old one.

@@ -11,6 +11,7 @@ mod establishment;
 mod floods;
 mod guard;
 mod halfopen;
+mod lives_on;
 mod programs;
 mod proxy_matrix;
 mod proxy_options;
