@@ -227,7 +227,8 @@ impl Guard {
         }
     }
 
-    /// Goes on guarding interfaces that an earlier daemon guarded, besides those asked for.
+    /// Goes on guarding interfaces that an earlier daemon guarded, besides those asked for. What it
+    /// has left and nobody needs any more goes.
     pub fn guard_on(&mut self) {
         let Some(pins) = &self.pins else {
             return;
@@ -253,6 +254,17 @@ impl Guard {
                     }
                 }
             }
+        }
+    }
+
+    /// Removes the programs of earlier binaries, where all interfaces run ours.
+    pub fn forget_programs(&self) {
+        let attached = |each: &Interface| each.attachment.is_some();
+        if let Some(pins) = &self.pins
+            && self.interfaces.iter().all(attached)
+            && let Err(error) = pins.keep_our_programs()
+        {
+            warn!("{error}");
         }
     }
 

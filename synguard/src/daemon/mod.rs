@@ -136,6 +136,7 @@ async fn daemon(args: RunArgs) -> anyhow::Result<()> {
         guard.attach(name)?;
     }
     guard.guard_on();
+    guard.forget_programs();
     if xdp_mode == XdpMode::Generic {
         warn!("generic XDP was asked for: it is several times slower than native XDP");
     }

@@ -27,7 +27,12 @@ use rustix::mount::MountFlags;
 use synguard_common::abi::{ABI_VERSION, map};
 use tracing::{debug, info};
 
-use super::{error::one_line, load::PROGRAM_SWEEP, raw, testrun::Runner};
+use super::{
+    error::one_line,
+    load::{PROGRAM_SWEEP, object_name},
+    raw,
+    testrun::Runner,
+};
 
 /// Where the BPF file system belongs.
 const BPFFS: &str = "/sys/fs/bpf";
@@ -216,11 +221,11 @@ impl Pins {
         fs::rename(self.root.join("new"), self.current()).map_err(failed("name", &self.current()))
     }
 
-    /// Removes the programs of all objects but this.
-    pub fn keep_programs(&self, object: &str) -> Result<(), PinError> {
-        let programs = self.current().join("programs");
+    /// Removes the programs of all objects but ours, once no interface runs them any more.
+    pub fn keep_our_programs(&self) -> Result<(), PinError> {
+        let (programs, ours) = (self.current().join("programs"), object_name());
         for entry in fs::read_dir(&programs).into_iter().flatten().flatten() {
-            if entry.file_name() != object {
+            if entry.file_name() != *ours {
                 remove(&entry.path())?;
             }
         }

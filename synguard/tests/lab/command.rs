@@ -177,7 +177,7 @@ fn confined(edge: &Edge, setpriv: &[&str]) -> Option<Process> {
     std::fs::copy(crate::guard::binary(), &program).unwrap();
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(files.path(), open).unwrap();
-    let run = run_command(&files);
+    let run = run_command(&crate::guard::binary(), &files);
     let mut command = Command::new("/usr/bin/setpriv");
     command
         .args(setpriv)

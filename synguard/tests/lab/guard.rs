@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Output},
     time::{Duration, Instant},
 };
@@ -48,6 +48,8 @@ pub fn within<T>(limit: Duration, what: &str, mut ask: impl FnMut() -> Option<T>
 /// A running daemon and its files.
 pub struct Guard {
     pub process: Process,
+    /// What is run.
+    pub binary: PathBuf,
     ns: Netns,
     arguments: Vec<String>,
     files: TempDir,
@@ -80,7 +82,8 @@ impl Guard {
     /// Starts the daemon, ready or not.
     pub fn spawn(ns: &Netns, config: &str, arguments: &[&str]) -> Self {
         let files = tempfile::tempdir().unwrap();
-        let mut command = run_command(&files);
+        let binary = binary();
+        let mut command = run_command(&binary, &files);
         let mut arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
         if !config.is_empty() {
             let path = files.path().join("synguard.toml");
@@ -91,6 +94,7 @@ impl Guard {
         let process = Process::spawn(ns, command).unwrap();
         Self {
             process,
+            binary,
             ns: ns.clone(),
             arguments,
             files,
@@ -99,9 +103,32 @@ impl Guard {
 
     /// Starts it again, ready or not; it must have ended.
     pub fn again(&mut self) {
-        let mut command = run_command(&self.files);
+        let mut command = run_command(&self.binary, &self.files);
         command.args(&self.arguments);
         self.process = Process::spawn(&self.ns, command).unwrap();
+    }
+
+    /// Makes a program of the same version whose eBPF object is another: a byte of its header counts for
+    /// nothing (`EI_PAD`).
+    pub fn another_build(&self) -> PathBuf {
+        const START: [u8; 7] = *b"\x7fELF\x02\x01\x01";
+        const EM_BPF: [u8; 2] = 247u16.to_le_bytes();
+        let mut bytes = fs::read(&self.binary).unwrap();
+        let objects: Vec<usize> = bytes
+            .windows(20)
+            .enumerate()
+            .filter(|(_, header)| header.starts_with(&START) && header.ends_with(&EM_BPF))
+            .map(|(at, _)| at)
+            .collect();
+        let [at] = objects[..] else {
+            panic!("{} objects in {}", objects.len(), self.binary.display());
+        };
+        bytes[at + 15] ^= 1;
+        let path = self.files.path().join("another-build");
+        fs::write(&path, bytes).unwrap();
+        let mode = fs::metadata(&self.binary).unwrap().permissions();
+        fs::set_permissions(&path, mode).unwrap();
+        path
     }
 
     /// Kills it.
@@ -213,8 +240,8 @@ impl Drop for Guard {
 }
 
 /// `synguard run` with files of its own.
-pub fn run_command(files: &TempDir) -> Command {
-    let mut command = Command::new(binary());
+pub fn run_command(binary: &Path, files: &TempDir) -> Command {
+    let mut command = Command::new(binary);
     command
         .env_remove("RUST_LOG")
         .arg("run")

@@ -2,6 +2,7 @@
 //! whatever comes next.
 
 use std::{
+    ffi::OsString,
     fs,
     net::SocketAddr,
     time::{Duration, Instant},
@@ -26,6 +27,12 @@ const PLACES: [(Place, &str); 2] = [
     (Place::Behind(Shape::Routed), "proxy"),
     (Place::OnEdge, "local"),
 ];
+
+/// The objects whose programs are pinned.
+fn objects(guard: &Guard) -> Vec<OsString> {
+    let entries = fs::read_dir(guard.pins().join("current/programs")).unwrap();
+    entries.map(|entry| entry.unwrap().file_name()).collect()
+}
 
 /// Starts a guard that knows its server and is in mode `always`, as its file says, too.
 fn always(site: &Site, admission: &str) -> Guard {
@@ -118,6 +125,41 @@ fn a_killed_daemon_leaves_the_interface_guarded() {
         talks.into_iter().for_each(Talk::finish);
         guard.stop();
         assert!(!site.guarded().has_xdp().unwrap(), "{place:?}: left behind");
+    }
+}
+
+/// A new build takes over, and its programs take the place of the old ones.
+#[test]
+fn another_build_swaps_the_programs() {
+    let what = "another_build_swaps_the_programs";
+    for (place, admission) in PLACES {
+        if !place.is_possible(what) {
+            continue;
+        }
+        let site = Site::plain(place);
+        let _server = site.serve();
+        let mut guard = always(&site, admission);
+        let talks = talks(&site);
+        let clients = clients(&site, site.dial(true, HTTP), 60);
+        let before = objects(&guard);
+        let another = guard.another_build();
+        guard.binary = another;
+        guard.end(Signal::SIGTERM);
+        guard.again();
+        guard.wait_until_ready();
+        let log = guard.process.log();
+        assert!(log.contains("programs swapped"), "{log}");
+        let after = objects(&guard);
+        assert_eq!((before.len(), after.len()), (1, 1), "{before:?} {after:?}");
+        assert_ne!(before, after);
+        for target in site.both(HTTP) {
+            exchange(&site.connect(target), 5000);
+        }
+        talks.iter().for_each(|talk| talk.lives("after the swap"));
+        let report = clients.stop().unwrap();
+        assert_eq!(report.failed(), 0, "{place:?}: {report:?}");
+        talks.into_iter().for_each(Talk::finish);
+        guard.stop();
     }
 }
 
@@ -376,16 +418,16 @@ fn killed_two_hundred_times() {
         let clients = clients(&site, site.dial(false, HTTP), 300);
         let begin = Instant::now();
         let mut counted = challenged(&guard.service());
+        let mut builds = [guard.binary.clone(), guard.another_build()];
         for kill in 0..KILLS / 2 {
             guard.kill();
-            if kill % 10 == 0 {
-                // As if another binary had left them: programs are loaded anew, and swapped.
-                for object in fs::read_dir(guard.pins().join("current/programs")).unwrap() {
-                    fs::remove_dir_all(object.unwrap().path()).unwrap();
-                }
+            let swaps = kill % 10 == 0;
+            if swaps {
+                // Another build loads its programs, which takes a second, and swaps them.
+                builds.swap(0, 1);
+                guard.binary.clone_from(&builds[0]);
             }
             guard.again();
-            let swaps = kill % 10 == 0;
             let reach = if swaps { 1_500 } else { 150 };
             if kill % 5 == 4 {
                 guard.wait_until_ready();
@@ -403,7 +445,7 @@ fn killed_two_hundred_times() {
         within(Duration::from_secs(30), "it is ready", || {
             guard.process.log().contains("ready").then_some(())
         });
-        println!("{place:?}: {KILLS} in {:?}", begin.elapsed());
+        println!("{place:?}: {} kills in {:?}", KILLS / 2, begin.elapsed());
         assert!(!flood.is_finished());
         flood.stop().unwrap();
         let report = clients.stop().unwrap();
