@@ -51,7 +51,7 @@ impl Guard {
     }
 
     /// Connections that would be cut if the programs went now.
-    pub fn spliced(&self) -> u64 {
+    pub fn would_be_cut(&self) -> u64 {
         self.flows.status().left
     }
 
@@ -61,7 +61,7 @@ impl Guard {
             return;
         };
         let now = Instant::now();
-        let left = self.spliced();
+        let left = self.would_be_cut();
         // Clients answer cookies for a while, and a sweep tells what there was when it began.
         let settled = now.duration_since(draining.since) >= COOKIES
             && (self.flows.passes() >= draining.swept + 2 || !self.forwards());

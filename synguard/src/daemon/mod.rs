@@ -272,7 +272,7 @@ async fn attach(
 
 fn detach(guard: &mut Guard, request: &DetachRequest) -> Result<String, String> {
     let names = guard.interface_names();
-    let spliced = guard.spliced();
+    let spliced = guard.would_be_cut();
     let others = || {
         names
             .iter()

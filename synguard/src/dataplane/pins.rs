@@ -361,7 +361,7 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PinError
 }
 
 fn is_bpffs(path: &Path) -> bool {
-    rustix::fs::statfs(path).is_ok_and(|stat| stat.f_type as i64 == MAGIC)
+    rustix::fs::statfs(path).is_ok_and(|stat| stat.f_type == MAGIC)
 }
 
 /// Mounts a BPF file system where it belongs.
