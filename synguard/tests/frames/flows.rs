@@ -14,7 +14,7 @@ use synguard_common::abi::{
 use synguard_lab::host::HostTables;
 
 /// Room in either table: more than any test needs, so that nothing is evicted.
-pub const ROOM: u32 = 4096;
+pub const ROOM: u32 = 8192;
 
 /// A service's state, written whole before a frame comes.
 #[repr(transparent)]

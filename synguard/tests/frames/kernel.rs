@@ -371,6 +371,7 @@ impl Side for KernelSide {
         let runtime = self.set_runtime(|runtime| {
             runtime.has_prefixes = u32::from(has_prefixes);
             runtime.no_metadata = 0;
+            runtime.draining = 0;
             runtime.forwards = u32::from((&tables).forwards());
             runtime.settled_at = (&tables).settled_at();
             runtime.verified_ticks = tables.verified_ticks();
@@ -474,6 +475,12 @@ impl Side for KernelSide {
         let state = self.dataplane.maps.states.get(service);
         state.context("no such state")?.turn_calm(until);
         self.host.turn_calm(service, until);
+        Ok(())
+    }
+
+    fn drain(&mut self) -> Result<()> {
+        self.host.set_draining(true);
+        self.set_runtime(|runtime| runtime.draining = 1)?;
         Ok(())
     }
 
