@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 
 mod libtest;
 mod lint;
+mod pictures;
 mod progress;
 mod run;
 mod setup;
@@ -48,6 +49,9 @@ enum Command {
         after_help = "Everything after `bench` goes to synguard-bench.\nExample: cargo xtask bench path --json"
     )]
     Bench(run::PassArgs),
+    /// Make the pictures of the documents anew, from what really happens in the lab
+    #[command(after_help = "Example: cargo xtask pictures top")]
+    Pictures(pictures::Args),
 }
 
 fn main() -> ExitCode {
@@ -58,6 +62,7 @@ fn main() -> ExitCode {
         Command::Lint => lint::run(),
         Command::Demo(args) => run::exec("synguard-demo", &args),
         Command::Bench(args) => run::exec("synguard-bench", &args),
+        Command::Pictures(args) => pictures::run(&args),
     };
     match result {
         Ok(code) => code,
