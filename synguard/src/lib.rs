@@ -7,6 +7,7 @@ pub mod control;
 pub mod daemon;
 pub mod dataplane;
 mod http;
+mod human;
 pub mod metrics;
 pub mod model;
 

@@ -12,6 +12,7 @@ use std::{
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use synguard_common::verdict::Reason;
 
 /// A configuration that has been checked as a whole.
 #[derive(Clone, Debug, PartialEq)]
@@ -308,6 +309,16 @@ pub struct ReasonCount {
     pub action: String,
     /// Packets.
     pub packets: u64,
+}
+
+/// How many packets left with a reason that `is` of interest.
+pub fn packets(counts: &[ReasonCount], is: impl Fn(Reason) -> bool) -> u64 {
+    let interests = |label: &str| Reason::ALL.iter().any(|r| r.label() == label && is(*r));
+    counts
+        .iter()
+        .filter(|c| interests(&c.reason))
+        .map(|c| c.packets)
+        .sum()
 }
 
 /// The cookie keys.

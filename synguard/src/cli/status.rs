@@ -3,7 +3,7 @@
 use std::{
     fmt::{self, Write},
     io::{self, IsTerminal},
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use clap::Args;
@@ -13,7 +13,8 @@ use synguard_common::verdict::{Action, Reason};
 use super::{Daemon, print};
 use crate::{
     dataplane::stats::LET_IN,
-    model::{FlowStatus, ServerStatus, ServiceStatus, Snapshot},
+    human::{ago, count, offered},
+    model::{FlowStatus, ServiceStatus, Snapshot, packets},
 };
 
 /// Everything fits a terminal of this width.
@@ -182,9 +183,13 @@ fn services(snapshot: &Snapshot, now: u64, colours: bool) -> Table {
             Cell::new(count(service.low.into())),
             Cell::new(count(service.high.into())),
             Cell::new(count(service.syns)),
-            Cell::new(count(packets(service, |r| r == Reason::Challenged))),
-            Cell::new(count(packets(service, |r| LET_IN.contains(&r)))),
-            Cell::new(count(packets(service, |r| r.action() == Action::Drop))),
+            Cell::new(count(packets(&service.packets, |r| {
+                r == Reason::Challenged
+            }))),
+            Cell::new(count(packets(&service.packets, |r| LET_IN.contains(&r)))),
+            Cell::new(count(packets(&service.packets, |r| {
+                r.action() == Action::Drop
+            }))),
         ]);
     }
     align_right(&mut table, &[3, 4, 5, 6, 7, 8, 9]);
@@ -206,40 +211,6 @@ fn notes(text: &mut String, service: &ServiceStatus) -> fmt::Result {
         fold(text, &service.name, &format!("leaves alone {excepted}"))?;
     }
     Ok(())
-}
-
-/// What clients are offered in the name of servers.
-fn offered(server: &ServerStatus) -> String {
-    let mut options = Vec::new();
-    for (is, name) in [
-        (server.timestamps, "timestamps"),
-        (server.sack, "SACK"),
-        (server.ecn, "ECN"),
-    ] {
-        if is {
-            options.push(name.to_owned());
-        }
-    }
-    if let Some(scale) = server.window_scale {
-        options.push(format!("window scale {scale}"));
-    }
-    if let Some(mss) = server.mss {
-        options.push(format!("MSS {mss}"));
-    }
-    let options = match options.as_slice() {
-        [] => "no options".to_owned(),
-        options => options.join(", "),
-    };
-    let source = match server.source.as_str() {
-        "learned" => "learned from its servers",
-        "configured" => "configured",
-        _ => "no server has answered yet",
-    };
-    let withheld = match server.withheld.as_slice() {
-        [] => String::new(),
-        names => format!("; withheld after a server fell short: {}", names.join(", ")),
-    };
-    format!("offers {options} ({source}){withheld}")
 }
 
 /// Connections of proxied services; nothing where there never was one.
@@ -335,47 +306,6 @@ fn fold(out: &mut String, title: &str, text: &str) -> fmt::Result {
         column += 1 + length;
     }
     out.write_char('\n')
-}
-
-fn packets(service: &ServiceStatus, of: impl Fn(Reason) -> bool) -> u64 {
-    let label_is = |label: &str| Reason::ALL.iter().any(|r| r.label() == label && of(*r));
-    service
-        .packets
-        .iter()
-        .filter(|c| label_is(&c.reason))
-        .map(|c| c.packets)
-        .sum()
-}
-
-/// A count in at most five characters.
-fn count(n: u64) -> String {
-    const UNITS: [&str; 6] = ["k", "M", "G", "T", "P", "E"];
-    if n < 10_000 {
-        return n.to_string();
-    }
-    let mut scaled = n as f64;
-    let mut unit = "";
-    for next in UNITS {
-        // 999.5 and more would be rounded to four digits.
-        if scaled < 999.5 {
-            break;
-        }
-        scaled /= 1000.0;
-        unit = next;
-    }
-    let decimals = if scaled < 99.95 { 1 } else { 0 };
-    format!("{scaled:.decimals$}{unit}")
-}
-
-/// The time from `then` to `now`, in its two largest units.
-fn ago(now: u64, then: u64) -> String {
-    let elapsed = now.saturating_sub(then);
-    let unit = match elapsed {
-        ..3_600 => 1,
-        3_600..86_400 => 60,
-        _ => 3_600,
-    };
-    humantime::format_duration(Duration::from_secs(elapsed / unit * unit)).to_string()
 }
 
 #[cfg(test)]
