@@ -10,6 +10,7 @@ mod http;
 mod human;
 pub mod metrics;
 pub mod model;
+pub mod top;
 
 use std::{fs::DirBuilder, io, os::unix::fs::DirBuilderExt as _, path::Path};
 

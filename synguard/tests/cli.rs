@@ -38,6 +38,8 @@ fn without_a_daemon_each_command_says_so() {
     for args in [
         &["status"][..],
         &["status", "--json"],
+        &["top", "--once"],
+        &["top", "--json"],
         &["attach", "eth0"],
         &["detach", "eth0"],
         &["mode", "web", "always"],

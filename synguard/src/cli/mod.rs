@@ -10,6 +10,7 @@ mod mode;
 mod reload;
 mod run;
 mod status;
+mod top;
 
 use std::{
     future::Future,
@@ -52,6 +53,7 @@ pub struct Cli {
 enum Command {
     Run(run::Run),
     Status(status::Status),
+    Top(top::Top),
     Attach(attach::Attach),
     Detach(detach::Detach),
     Mode(mode::SetMode),
@@ -91,6 +93,7 @@ impl Command {
         match self {
             Self::Run(command) => command.execute(),
             Self::Status(command) => command.execute(),
+            Self::Top(command) => command.execute(),
             Self::Attach(command) => command.execute(),
             Self::Detach(command) => command.execute(),
             Self::Mode(command) => command.execute(),
