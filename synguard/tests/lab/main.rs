@@ -24,3 +24,5 @@ mod proxy_tuples;
 mod reset_sources;
 mod routed;
 mod short;
+mod terminal;
+mod top;
