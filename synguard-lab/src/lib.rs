@@ -50,6 +50,7 @@
 //! | CPU time of tasks and cores | [`cpu`] |
 //! | `synguard-demo` | [`demo`] |
 //! | `synguard-bench` | [`bench`] |
+//! | `synguard-pictures` | [`pictures`] |
 //! | the decisions of the data plane without a kernel | [`host::HostTables`] |
 //! | named frames with what should come of them, for host and kernel | [`fixtures`] |
 //! | the lab's own programs: floors and peers | [`programs::Programs`] |
@@ -65,6 +66,7 @@ mod ethtool;
 pub mod fixtures;
 pub mod flood;
 pub mod frame;
+mod guard;
 pub mod host;
 pub mod http;
 pub mod impair;
@@ -72,6 +74,7 @@ pub mod link;
 pub mod load;
 pub mod netns;
 pub mod pattern;
+pub mod pictures;
 pub mod process;
 pub mod programs;
 pub mod testrun;

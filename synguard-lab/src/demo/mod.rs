@@ -23,6 +23,7 @@ use nix::{
     unistd::{Pid, geteuid},
 };
 
+use crate::guard;
 use live::Live;
 use phase::{Phase, Place};
 use site::Topology;
@@ -79,7 +80,7 @@ fn run(args: &Args) -> Result<()> {
         cpus: two_cpus()?,
         interrupted: watch_for_interrupt()?,
     };
-    let synguard = synguard(args)?;
+    let synguard = guard::binary(args.synguard.as_deref())?;
     let measured = Duration::from_secs(args.seconds);
     let phases = [
         Phase {
@@ -146,23 +147,6 @@ fn two_cpus() -> Result<[usize; 2]> {
         (Some(serve), Some(flood)) => Ok([serve, flood]),
         _ => bail!("needs two CPUs, one to serve and one to flood; there is one"),
     }
-}
-
-/// The synguard to show: what was said, or what was built beside this program.
-fn synguard(args: &Args) -> Result<PathBuf> {
-    let path = match &args.synguard {
-        Some(path) => path.clone(),
-        None => std::env::current_exe()
-            .context("cannot find this program's own path")?
-            .with_file_name("synguard"),
-    };
-    if !path.is_file() {
-        bail!(
-            "there is no synguard at {}; build it, or name it by SYNGUARD_BIN",
-            path.display()
-        );
-    }
-    Ok(path)
 }
 
 /// A flag that an interrupt sets, so that the lab is taken down before the program ends.

@@ -2,7 +2,6 @@
 
 use std::{
     path::PathBuf,
-    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -10,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use nix::unistd::Pid;
 use serde::Serialize;
 
@@ -21,9 +20,9 @@ use super::{
 use crate::{
     cpu::{self, Core, Task},
     flood::{FloodSpec, Kind, Rate},
+    guard::Guard,
     http::{HttpServer, ServerOptions},
     load::{LoadClient, LoadOptions, Pattern},
-    process::Process,
 };
 
 /// Legitimate connections begun per second.
@@ -32,10 +31,6 @@ const CLIENTS: u32 = 2000;
 const WARM_UP: Duration = Duration::from_millis(2500);
 /// How often the live table changes.
 const TICK: Duration = Duration::from_millis(500);
-/// How long the daemon may take to be ready.
-const START: Duration = Duration::from_secs(15);
-/// How long the daemon may take to stop.
-const STOP: Duration = Duration::from_secs(5);
 
 /// What all phases share.
 pub struct Place {
@@ -172,13 +167,17 @@ impl Phase {
         let guard = self
             .guard
             .as_ref()
-            .map(|binary| Guard::start(binary, &site, serve))
+            .map(|binary| -> Result<Guard> {
+                let guard = Guard::start(binary, site.guarded(), site.services().as_deref())?;
+                guard.pin(serve)?;
+                Ok(guard)
+            })
             .transpose()?;
 
         let mut tasks = site.pin_napi(serve, flood)?;
         tasks.push(server.task());
         if let Some(guard) = &guard {
-            tasks.extend(cpu::tasks_of(guard.process.pid())?);
+            tasks.extend(cpu::tasks_of(guard.pid())?);
         }
 
         let total = WARM_UP + self.measured;
@@ -265,66 +264,5 @@ fn sleep(time: Duration, place: &Place) -> Result<()> {
             return Ok(());
         }
         std::thread::sleep(left.min(Duration::from_millis(100)));
-    }
-}
-
-/// The daemon on the guarded machine, with its files in a directory of its own.
-struct Guard {
-    process: Process,
-    _files: tempfile::TempDir,
-}
-
-impl Guard {
-    /// Starts the daemon and waits until the interface is guarded.
-    fn start(binary: &PathBuf, site: &Site, cpu: usize) -> Result<Self> {
-        let interface = site.guarded();
-        let files = tempfile::Builder::new()
-            .prefix("synguard-demo-")
-            .tempdir()
-            .context("cannot make a directory for the daemon's files")?;
-        let mut command = Command::new(binary);
-        command
-            .args(["run", "-i", &interface.name])
-            .arg("--socket")
-            .arg(files.path().join("control.sock"))
-            .arg("--secret")
-            .arg(files.path().join("secret"))
-            .args(["--pins", "off"]);
-        if let Some(services) = site.services() {
-            let path = files.path().join("synguard.toml");
-            std::fs::write(&path, services).context("cannot write the daemon's configuration")?;
-            command.arg("--config").arg(path);
-        }
-        let mut process = Process::spawn(&interface.ns, command)?;
-        process
-            .wait_for_line("ready", START)
-            .context("the daemon did not start")?;
-        for task in cpu::tasks_of(process.pid())? {
-            cpu::pin(task.0, cpu)?;
-        }
-        if !interface.has_xdp()? {
-            bail!(
-                "the daemon says it is ready, but nothing is attached to {}",
-                interface.name
-            );
-        }
-        Ok(Self {
-            process,
-            _files: files,
-        })
-    }
-
-    fn stop(mut self) -> Result<()> {
-        let status = self
-            .process
-            .terminate(STOP)
-            .context("the daemon does not stop")?;
-        if !status.success() {
-            bail!(
-                "the daemon ended badly ({status}); it said:\n{}",
-                self.process.log()
-            );
-        }
-        Ok(())
     }
 }
