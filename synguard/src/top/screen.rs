@@ -31,7 +31,11 @@ impl Screen {
 
     /// Has the next frame drawn as a whole.
     pub fn redraw(&mut self) -> anyhow::Result<()> {
-        self.0.clear().context("cannot draw on this terminal")
+        // Not `clear`: it asks the terminal where the cursor is, and whoever waits for keys would
+        // read the answer.
+        let size = self.0.size();
+        size.and_then(|size| self.0.resize(size.into()))
+            .context("cannot draw on this terminal")
     }
 
     /// Gives the terminal to the shell, stops, and takes it again when the shell says so.

@@ -4,6 +4,7 @@
 use std::{
     fs::File,
     io::{Read as _, Write as _},
+    num::NonZero,
     os::{
         fd::{AsRawFd as _, OwnedFd},
         unix::process::CommandExt as _,
@@ -54,7 +55,11 @@ impl Terminal {
             });
         }
         let child = command.spawn().unwrap();
-        let parser = Arc::new(Mutex::new(vt100::Parser::new(lines, columns, 0)));
+        let parser = Arc::new(Mutex::new(vt100::Parser::new(
+            side(lines),
+            side(columns),
+            0,
+        )));
         let mut output = File::from(pty.master.try_clone().unwrap());
         let screen = parser.clone();
         // Ends when nobody holds the other end any more.
@@ -82,7 +87,7 @@ impl Terminal {
     pub fn lines(&self) -> Vec<String> {
         self.look(|screen| {
             let (_, columns) = screen.size();
-            screen.rows(0, columns).collect()
+            screen.rows(0, columns.get()).collect()
         })
     }
 
@@ -122,7 +127,7 @@ impl Terminal {
     /// Makes it larger or smaller.
     pub fn resize(&mut self, columns: u16, lines: u16) {
         let mut parser = self.parser.lock().unwrap();
-        parser.screen_mut().set_size(lines, columns);
+        parser.screen_mut().set_size(side(lines), side(columns));
         let size = size(columns, lines);
         // SAFETY: the descriptor is open, and the kernel reads a size from a valid pointer.
         let done =
@@ -161,6 +166,10 @@ impl Drop for Terminal {
         self.child.kill().ok();
         self.child.wait().ok();
     }
+}
+
+fn side(n: u16) -> NonZero<u16> {
+    NonZero::new(n).unwrap()
 }
 
 fn size(columns: u16, lines: u16) -> Winsize {

@@ -84,13 +84,13 @@ fn top_shows_what_is_sent() {
     within(Duration::from_secs(15), "the flood is shown", || {
         row(&terminal).filter(|rates| rates[0] > RATE as f64 / 2.0)
     });
-    let (began, before) = (Instant::now(), flood.sent_in_all());
+    let (began, before) = (Instant::now(), flood.sent_in_all().unwrap());
     let mut shown = Vec::new();
     while began.elapsed() < Duration::from_secs(6) {
         shown.extend(row(&terminal));
         std::thread::sleep(Duration::from_millis(100));
     }
-    let sent = (flood.sent_in_all() - before) as f64 / began.elapsed().as_secs_f64();
+    let sent = (flood.sent_in_all().unwrap() - before) as f64 / began.elapsed().as_secs_f64();
     for (what, at) in [("SYNs", 0), ("challenges", 1)] {
         let mean = shown.iter().map(|rates| rates[at]).sum::<f64>() / shown.len() as f64;
         assert!(
@@ -111,6 +111,8 @@ fn top_shows_what_is_sent() {
     terminal.shows("Ctrl-L        draw everything again");
     terminal.press("?s");
     terminal.shows("sort: challenged");
+    terminal.press("\u{c}s");
+    terminal.shows("sort: admitted");
 
     terminal.resize(130, 40);
     terminal.shows("CHALLENGED/s");
@@ -159,7 +161,7 @@ fn top_outlives_the_daemon() {
     }
     let edge = Edge::new(EdgeOptions::default()).unwrap();
     let _server = serve(&edge);
-    let mut guard = Guard::always(&edge);
+    let guard = Guard::always(&edge);
     let service = format!("{} ", guard.service().name);
     let _flood = flood(&edge);
     // Counters that the next daemon begins without.
@@ -281,7 +283,7 @@ fn top_on_terminals_that_can_little() {
         assert_eq!(text.is_ascii(), ascii, "{name}={value}\n{text}");
         let colours = terminal.look(|screen| {
             let (lines, columns) = screen.size();
-            let cells = (0..lines).flat_map(|y| (0..columns).map(move |x| (y, x)));
+            let cells = (0..lines.get()).flat_map(|y| (0..columns.get()).map(move |x| (y, x)));
             let colours = cells.filter_map(|(y, x)| Some(screen.cell(y, x)?.fgcolor()));
             colours
                 .filter(|c| *c != vt100::Color::Default)

@@ -153,6 +153,11 @@ pub(super) fn warnings(scene: &Scene<'_>) -> Vec<(Style, String)> {
             warnings.push((notable, format!("{name} is down")));
         }
     }
+    if snapshot.draining {
+        let left = count(snapshot.flows.left);
+        let text = format!("draining: leaves when {left} spliced connections have ended");
+        warnings.push((notable, text));
+    }
     let keys = &snapshot.keys;
     let age = key_age(snapshot, scene.taken);
     if age > keys.epoch_seconds + LATE {

@@ -231,6 +231,8 @@ fn any_size_is_survived() {
 fn what_is_wrong_is_said_first() {
     let mut sick = snapshot();
     sick.keys.ready_ahead = 0;
+    sick.draining = true;
+    sick.flows.left = 40;
     sick.maps[0].entries = 60_000;
     sick.services[0].admission = "none".into();
     sick.services[0].admission_reason = "the kernel is too old".into();
@@ -249,6 +251,7 @@ fn what_is_wrong_is_said_first() {
             "! daemon does not answer, data is 12s old: no daemon answers on /run/synguard/c…",
             "! quo\"te has generic XDP: far slower than in the driver",
             "! quo\"te is down",
+            "! draining: leaves when 40 spliced connections have ended",
             "! key rotation is 17s late",
             "! no key ahead is in place: nothing is challenged after this epoch",
             "! table HALF_OPEN is 91 % full",
@@ -259,7 +262,10 @@ fn what_is_wrong_is_said_first() {
     let lines = shown(&scene, &mut Ui::default(), (80, 24));
     let said: Vec<_> = lines.iter().filter(|line| line.starts_with("! ")).collect();
     assert_eq!(said.len(), 4);
-    assert_eq!(said[3], "! key rotation is 17s late (and 3 more)");
+    assert_eq!(
+        said[3],
+        "! draining: leaves when 40 spliced connections have ended (and 4 more)"
+    );
 }
 
 #[test]
