@@ -17,6 +17,8 @@ use synguard_common::verdict::Reason;
 /// A configuration that has been checked as a whole.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
+    /// Interfaces to guard from the start, where the command line names none.
+    pub interfaces: Vec<String>,
     /// Where Prometheus scrapes; `None` turns the exporter off.
     pub metrics: Option<SocketAddr>,
     /// The control API's Unix socket.

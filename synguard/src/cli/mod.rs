@@ -6,6 +6,7 @@ mod completions;
 mod config;
 mod detach;
 mod logging;
+mod man;
 mod mode;
 mod reload;
 mod run;
@@ -60,6 +61,8 @@ enum Command {
     Reload(reload::Reload),
     Config(config::Config),
     Completions(completions::Completions),
+    #[command(hide = true)]
+    Man(man::Man),
 }
 
 /// How commands find the daemon.
@@ -100,6 +103,7 @@ impl Command {
             Self::Reload(command) => command.execute(),
             Self::Config(command) => command.execute(),
             Self::Completions(command) => command.execute(),
+            Self::Man(command) => command.execute(),
         }
     }
 }

@@ -19,11 +19,12 @@ use crate::{
 #[command(after_help = "\
 Examples:
   synguard run -i eth0
+  synguard run --config /etc/synguard/synguard.toml
   synguard run -i eth0 -i eth1 --config /etc/synguard/synguard.toml
   synguard run -i eth0 --mode observe --metrics off")]
 pub(super) struct Run {
-    /// Interface to guard; may be given more than once.
-    #[arg(short, long = "interface", value_name = "IFACE", required = true)]
+    /// Interface to guard; may be given more than once. Wins over `interfaces` of the file.
+    #[arg(short, long = "interface", value_name = "IFACE", required_unless_present = "config")]
     interfaces: Vec<String>,
 
     /// Configuration file.
@@ -58,9 +59,9 @@ pub(super) struct Run {
 impl Run {
     pub(super) fn execute(self) -> anyhow::Result<()> {
         daemon::run(RunArgs {
-            interfaces: self.interfaces,
             config_path: self.config,
             overrides: Overrides {
+                interfaces: self.interfaces,
                 metrics: self.metrics,
                 pins: self.pins,
                 mode: self.mode,

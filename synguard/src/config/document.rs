@@ -72,6 +72,7 @@ pub(super) fn config(text: &str, report: &mut Report<'_>) -> Config {
     );
 
     let daemon = subsection(&root, "daemon", values::DAEMON_KEYS, report);
+    config.interfaces = interfaces(&daemon, report);
     if let Some((metrics, _)) = daemon.get(&values::METRICS, report) {
         config.metrics = metrics.into();
     }
@@ -141,6 +142,31 @@ fn subsection<'a>(
             }
         },
     }
+}
+
+fn interfaces(daemon: &Section<'_>, report: &mut Report<'_>) -> Vec<String> {
+    let mut names = Vec::new();
+    let Some(value) = daemon.raw(values::INTERFACES) else {
+        return names;
+    };
+    let Some(items) = value.get_ref().as_array() else {
+        let is = describe(value.get_ref());
+        report.add(
+            &value.span(),
+            format!("`interfaces` is {is}; give an array of names such as [\"eth0\"]"),
+        );
+        return names;
+    };
+    for item in items {
+        match values::interface_item(item.get_ref()) {
+            Ok(name) if names.contains(&name) => {
+                report.add(&item.span(), format!("{name} is there twice; remove one"));
+            }
+            Ok(name) => names.push(name),
+            Err(text) => report.add(&item.span(), text),
+        }
+    }
+    names
 }
 
 fn services(

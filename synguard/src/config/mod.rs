@@ -58,6 +58,8 @@ const SIZE_LIMIT: u64 = 1 << 20;
 /// What the command line says in place of the file.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Overrides {
+    /// `-i`: none given leaves the file's.
+    pub interfaces: Vec<String>,
     /// `--metrics`
     pub metrics: Option<MetricsAddress>,
     /// `--pins`
@@ -150,6 +152,7 @@ pub fn load(path: Option<&Path>, overrides: &Overrides) -> Result<Config, Error>
 /// What holds without a file.
 pub fn built_in() -> Config {
     Config {
+        interfaces: Vec::new(),
         metrics: Some(SocketAddr::from(([127, 0, 0, 1], 9911))),
         socket: DEFAULT_SOCKET.into(),
         secret: DEFAULT_SECRET.into(),
@@ -202,6 +205,9 @@ fn read(path: &Path) -> Result<String, Error> {
 
 impl Overrides {
     fn apply(&self, config: &mut Config) {
+        if !self.interfaces.is_empty() {
+            config.interfaces.clone_from(&self.interfaces);
+        }
         if let Some(metrics) = self.metrics {
             config.metrics = metrics.into();
         }

@@ -30,6 +30,8 @@ const VERIFIED_BOUNDS: RangeInclusive<Duration> =
 const ENTRIES_BOUNDS: RangeInclusive<u32> = 1024..=4_194_304;
 const ENTRIES_RIGHT: &str = "a number from 1024 to 4194304";
 const NAME_LENGTH: usize = 63;
+/// `IFNAMSIZ` without the end.
+const INTERFACE_LENGTH: usize = 15;
 
 pub(super) const METRICS_RIGHT: &str = "IP:PORT such as 127.0.0.1:9911 or [::1]:9911, or `off`";
 const WATERMARK_RIGHT: &str = "\"auto\" or a number from 1 to 4000000";
@@ -155,12 +157,14 @@ pub(super) const NAME: Key<String> = Key {
 };
 
 /// Names of the keys that hold lists, which have a position per element.
+pub(super) const INTERFACES: &str = "interfaces";
 pub(super) const ADDRESSES: &str = "addresses";
 pub(super) const PORTS: &str = "ports";
 /// Name of the key that holds a table of its own.
 pub(super) const SERVER: &str = "server";
 
 pub(super) const DAEMON_KEYS: &[&str] = &[
+    INTERFACES,
     METRICS.name,
     SOCKET.name,
     SECRET.name,
@@ -193,6 +197,26 @@ pub(super) const SERVICE_KEYS: &[&str] = &[
     CALM_AFTER.name,
     HALF_OPEN_TIMEOUT.name,
 ];
+
+/// Reads an element of `interfaces` as the kernel's `dev_valid_name` does; the error is the whole
+/// message.
+pub(super) fn interface_item(value: &DeValue<'_>) -> Result<String, String> {
+    let legal = |c: char| !c.is_whitespace() && !c.is_control() && c != '/' && c != ':';
+    match value.as_str() {
+        Some(name)
+            if (1..=INTERFACE_LENGTH).contains(&name.len())
+                && name.chars().all(legal)
+                && name != "."
+                && name != ".." =>
+        {
+            Ok(name.to_owned())
+        }
+        _ => Err(format!(
+            "{} is no interface; give the name of one such as \"eth0\", as `ip link` shows it",
+            describe(value)
+        )),
+    }
+}
 
 /// An element of `addresses`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

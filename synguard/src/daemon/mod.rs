@@ -72,8 +72,6 @@ const PATIENCE: Duration = Duration::from_secs(4);
 /// What `synguard run` was told.
 #[derive(Clone, Debug)]
 pub struct RunArgs {
-    /// Interfaces to guard.
-    pub interfaces: Vec<String>,
     /// The configuration file.
     pub config_path: Option<PathBuf>,
     /// What the command line says in its place.
@@ -92,11 +90,11 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
 
 async fn daemon(args: RunArgs) -> anyhow::Result<()> {
     let config = config::load(args.config_path.as_deref(), &args.overrides)?;
+    let interfaces = startup::interfaces(&config)?;
     startup::check_capabilities()?;
     let mut signals = Signals::catch()?;
     let netlink = Netlink::connect()?;
     let mut world = netlink.discover().await?;
-    let interfaces = distinct(args.interfaces);
     check_interfaces(&interfaces, &world)?;
     let socket = control::bind(&config.socket)?;
     let scrape = config.metrics.map(metrics::bind).transpose()?;
@@ -310,16 +308,6 @@ fn reload(guard: &mut Guard, systemd: &Systemd) -> Result<String, String> {
     let result = guard.reload();
     systemd.ready();
     result
-}
-
-fn distinct(names: Vec<String>) -> Vec<String> {
-    let mut distinct: Vec<String> = Vec::new();
-    for name in names {
-        if !distinct.contains(&name) {
-            distinct.push(name);
-        }
-    }
-    distinct
 }
 
 fn check_interfaces(names: &[String], world: &World) -> Result<(), AttachError> {

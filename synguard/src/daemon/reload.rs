@@ -65,6 +65,7 @@ fn changes(old: &Config, new: &Config) -> String {
         .map(String::as_str)
         .collect();
     let later: Vec<&str> = [
+        ("interfaces", old.interfaces != new.interfaces),
         ("metrics", old.metrics != new.metrics),
         ("socket", old.socket != new.socket),
         ("secret", old.secret != new.secret),
@@ -137,14 +138,15 @@ mod tests {
         let mut new = old.clone();
         new.services[1].mode = Mode::Always;
         new.services[2].name = "smtp".into();
+        new.interfaces = vec!["eth1".into()];
         new.metrics = None;
         new.flow_entries += 1;
         new.verified_entries += 1;
         new.verified_timeout *= 2;
         assert_eq!(
             changes(&old, &new),
-            "added smtp; changed web; removed mail; takes effect at the next start: metrics, \
-             flow_entries, verified_entries; verified_timeout from now on"
+            "added smtp; changed web; removed mail; takes effect at the next start: interfaces, \
+             metrics, flow_entries, verified_entries; verified_timeout from now on"
         );
     }
 }

@@ -10,10 +10,13 @@ use synguard_common::{
 use tracing::{info, warn};
 
 use super::notify::Systemd;
-use crate::dataplane::{
-    Maps, Options, Pins, attach,
-    error::MissingCapabilities,
-    pins::{Found, PinError},
+use crate::{
+    dataplane::{
+        Maps, Options, Pins, attach,
+        error::MissingCapabilities,
+        pins::{Found, PinError},
+    },
+    model::Config,
 };
 
 /// How long spliced connections of another version are waited for.
@@ -92,6 +95,28 @@ fn flow_places(flows: u32) -> u64 {
 #[error("synguard is not allowed to do its work: {0}")]
 pub struct NotAllowed(MissingCapabilities);
 
+/// Nobody said which interface to guard.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "there is no interface to guard: name it in the configuration, under [daemon], as in \
+     interfaces = [\"eth0\"], or with -i eth0"
+)]
+pub struct NoInterface;
+
+/// The interfaces to guard, each once.
+pub fn interfaces(config: &Config) -> Result<Vec<String>, NoInterface> {
+    let mut distinct: Vec<String> = Vec::new();
+    for name in &config.interfaces {
+        if !distinct.contains(name) {
+            distinct.push(name.clone());
+        }
+    }
+    if distinct.is_empty() {
+        return Err(NoInterface);
+    }
+    Ok(distinct)
+}
+
 /// Checks for the capabilities that loading and attaching take.
 pub fn check_capabilities() -> Result<(), NotAllowed> {
     // If they cannot be read, the kernel will say what is missing soon enough.
@@ -128,6 +153,14 @@ fn missing(have: impl Fn(Capability) -> bool) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_interface_named_twice_is_guarded_once() {
+        let mut config = crate::config::built_in();
+        assert!(interfaces(&config).is_err());
+        config.interfaces = ["b", "a", "b"].map(String::from).into();
+        assert_eq!(interfaces(&config).unwrap(), ["b", "a"]);
+    }
 
     #[test]
     fn each_missing_capability_is_named() {
