@@ -36,6 +36,7 @@
 //! | the topology of a client and a server, its addresses and counters | [`edge::Edge`] |
 //! | an edge that forwards: routed, bridged, translating, asymmetric | [`topology::Forwarding`] |
 //! | loss and reordering | [`impair::Impairment`] |
+//! | a machine with its own systemd, to install packages in | [`guest::Guest`] |
 //! | veth pairs and VLAN devices for other topologies | [`link`] |
 //! | frames by the byte, and reading answers | [`frame::Frame`], [`frame::describe`] |
 //! | sending and seeing frames on a wire | [`wire::Wire`] |
@@ -67,6 +68,7 @@ pub mod fixtures;
 pub mod flood;
 pub mod frame;
 mod guard;
+pub mod guest;
 pub mod host;
 pub mod http;
 pub mod impair;

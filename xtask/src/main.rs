@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 mod libtest;
 mod lint;
 mod pictures;
+mod package;
 mod progress;
 mod run;
 mod setup;
@@ -52,6 +53,9 @@ enum Command {
     /// Make the pictures of the documents anew, from what really happens in the lab
     #[command(after_help = "Example: cargo xtask pictures top")]
     Pictures(pictures::Args),
+    /// Make a Debian package of the optimised binary
+    #[command(after_help = "Example: cargo xtask package --out /tmp")]
+    Package(package::Args),
 }
 
 fn main() -> ExitCode {
@@ -63,6 +67,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => run::exec("synguard-demo", &args),
         Command::Bench(args) => run::exec("synguard-bench", &args),
         Command::Pictures(args) => pictures::run(&args),
+        Command::Package(args) => package::run(&args),
     };
     match result {
         Ok(code) => code,

@@ -46,7 +46,7 @@ pub fn build(args: &BuildArgs) -> anyhow::Result<ExitCode> {
 /// Compiles the optimised programs that run in the lab.
 pub fn build_release() -> anyhow::Result<()> {
     let mut cargo = sh::cargo()?;
-    cargo.args(["build", "--release", "--bins"]);
+    cargo.args(["build", "--release", "--bins", "--locked"]);
     for package in RUNNING {
         cargo.args(["--package", package]);
     }

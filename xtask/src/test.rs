@@ -19,6 +19,7 @@ use cargo_metadata::{Message, TargetKind};
 
 use crate::{
     libtest::{self, Counts},
+    package,
     run::{self, RUNNING},
     setup::{self, Scope},
     sh::{self, Root},
@@ -43,7 +44,7 @@ struct Binary {
 
 /// `cargo xtask test`
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    setup::ensure(&[Scope::Build, Scope::Lab, Scope::Test])?;
+    setup::ensure(&[Scope::Build, Scope::Lab, Scope::Test, Scope::Package])?;
     let filter = args.filter.as_deref();
     let mut counts = Counts::default();
 
@@ -57,14 +58,16 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut refused = None;
     if has_lab_tests() {
         run::build_release()?;
+        let deb = package::build(None)?;
         let binaries = compile(vec![lab_tests()?])?;
         let root = Root::find();
         match root.acquire("running the tests of the lab") {
             Ok(()) => {
                 for binary in binaries {
-                    let vars = run::lab_env()?
-                        .into_iter()
-                        .chain([("CARGO_MANIFEST_DIR", OsString::from(&binary.package))]);
+                    let vars = run::lab_env()?.into_iter().chain([
+                        ("CARGO_MANIFEST_DIR", OsString::from(&binary.package)),
+                        ("SYNGUARD_DEB", OsString::from(&deb)),
+                    ]);
                     let command = root.command(&binary.executable, vars);
                     counts += run_binary(&binary, command, filter, &["--test-threads=1"])?;
                 }

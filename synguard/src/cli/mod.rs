@@ -26,6 +26,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::{
     config::{DEFAULT_SOCKET, Error as ConfigError},
     control::client::Client,
+    daemon::NoInterface,
 };
 
 const EXIT_CODES: &str =
@@ -86,7 +87,7 @@ pub fn main() -> ExitCode {
                 // Nobody is left to be told when stderr is closed.
                 writeln!(io::stderr(), "synguard: {line}").ok();
             }
-            ExitCode::FAILURE
+            failure_code(&e)
         }
     }
 }
@@ -128,6 +129,14 @@ fn failure_lines(error: &anyhow::Error) -> Vec<String> {
         Some(config) => config.mistakes().map(ToString::to_string).collect(),
         None => vec![crate::one_line(&format!("{error:#}"))],
     }
+}
+
+/// A daemon that nobody told what to guard was used wrongly: no later try will change that.
+fn failure_code(error: &anyhow::Error) -> ExitCode {
+    if error.is::<NoInterface>() {
+        return ExitCode::from(2);
+    }
+    ExitCode::FAILURE
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -24,7 +24,12 @@ Examples:
   synguard run -i eth0 --mode observe --metrics off")]
 pub(super) struct Run {
     /// Interface to guard; may be given more than once. Wins over `interfaces` of the file.
-    #[arg(short, long = "interface", value_name = "IFACE", required_unless_present = "config")]
+    #[arg(
+        short,
+        long = "interface",
+        value_name = "IFACE",
+        required_unless_present = "config"
+    )]
     interfaces: Vec<String>,
 
     /// Configuration file.

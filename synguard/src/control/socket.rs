@@ -37,7 +37,7 @@ pub enum BindError {
     #[error("{0} exists and is no socket: name another path with --socket")]
     NotASocket(PathBuf),
     /// Anything else.
-    #[error("cannot listen on the control socket {path}: {source}")]
+    #[error("cannot listen on the control socket {path}")]
     Io {
         /// The socket.
         path: PathBuf,

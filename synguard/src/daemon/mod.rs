@@ -44,6 +44,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
+pub use self::startup::NoInterface;
 use self::{
     guard::{Beginnings, Guard},
     keys::KeyRing,

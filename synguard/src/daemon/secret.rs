@@ -57,7 +57,7 @@ pub enum SecretError {
         path: PathBuf,
     },
     /// The file system.
-    #[error("cannot {what} secret {}: {source}", path.display())]
+    #[error("cannot {what} secret {}", path.display())]
     Io {
         /// What was tried.
         what: &'static str,

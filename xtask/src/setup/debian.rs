@@ -289,7 +289,15 @@ mod tests {
         }));
         assert_eq!(
             packages(&needs),
-            ["cargo-web", "iproute2", "rust-web-src", "rustc-web"]
+            [
+                "binutils",
+                "cargo-web",
+                "dpkg",
+                "dpkg-dev",
+                "iproute2",
+                "rust-web-src",
+                "rustc-web"
+            ]
         );
         assert_eq!(
             packages(&[

@@ -20,6 +20,8 @@ pub enum Scope {
     Lab,
     /// Run the tests.
     Test,
+    /// Make a package.
+    Package,
     /// Check the sources.
     Lint,
 }
@@ -80,8 +82,19 @@ const fn passenger(name: &'static str, package: &'static str, file: &'static str
     }
 }
 
+/// A program that makes a package.
+const fn packer(name: &'static str, package: &'static str) -> Program {
+    Program {
+        name,
+        package,
+        reason: "makes the Debian package",
+        scope: Scope::Package,
+        source: Source::Installed,
+    }
+}
+
 /// Every program that the lab and the tests run.
-pub static PROGRAMS: [Program; 10] = [
+pub static PROGRAMS: [Program; 14] = [
     Program {
         name: "ip",
         package: "iproute2",
@@ -103,6 +116,16 @@ pub static PROGRAMS: [Program; 10] = [
         scope: Scope::Test,
         source: Source::File("usr/bin/promtool"),
     },
+    Program {
+        name: "mandoc",
+        package: "mandoc",
+        reason: "a test checks the manual pages with it",
+        scope: Scope::Test,
+        source: Source::File("usr/bin/mandoc"),
+    },
+    packer("dpkg-deb", "dpkg"),
+    packer("dpkg-shlibdeps", "dpkg-dev"),
+    packer("strip", "binutils"),
     passenger("nginx", "nginx", "usr/sbin/nginx"),
     passenger("curl", "curl", "usr/bin/curl"),
     passenger("wrk", "wrk", "usr/bin/wrk"),
@@ -142,7 +165,7 @@ pub struct Args {
 
 /// `cargo xtask setup`
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let mut scopes = vec![Scope::Build, Scope::Lab, Scope::Test];
+    let mut scopes = vec![Scope::Build, Scope::Lab, Scope::Test, Scope::Package];
     if args.lint {
         scopes.push(Scope::Lint);
     }

@@ -188,7 +188,10 @@ mod tests {
             );
             let children = command.get_subcommands().filter(|c| !c.is_hide_set());
             if children.clone().next().is_none() {
-                assert!(text.contains("EXAMPLES\n.PP\n.RS 4\n.nf\nsynguard "), "{text}");
+                assert!(
+                    text.contains("EXAMPLES\n.PP\n.RS 4\n.nf\nsynguard "),
+                    "{text}"
+                );
             }
             for child in children {
                 check(child, &format!("{stem}-{}", child.get_name()), page);

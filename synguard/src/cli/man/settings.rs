@@ -131,14 +131,21 @@ mod tests {
             };
             for key in tables.iter().flat_map(|t| t.as_table().unwrap().keys()) {
                 let entry = format!("\\fB{key} = ");
-                let at = page.find(&entry).unwrap_or_else(|| panic!("{section}.{key}"));
+                let at = page
+                    .find(&entry)
+                    .unwrap_or_else(|| panic!("{section}.{key}"));
                 let explanation = page[at..].lines().nth(1).unwrap();
                 assert!(!explanation.starts_with(".SH"), "{section}.{key}");
                 keys += 1;
             }
         }
         assert!(keys > 15, "{keys} keys");
-        for section in [".SH [daemon]", ".SH [defaults]", ".SH [[service]]", ".SH EXAMPLES"] {
+        for section in [
+            ".SH [daemon]",
+            ".SH [defaults]",
+            ".SH [[service]]",
+            ".SH EXAMPLES",
+        ] {
             assert!(page.contains(section), "{section}: {page}");
         }
     }
