@@ -82,6 +82,36 @@ fn the_examples_in_the_shipped_file_are_valid() {
 }
 
 #[test]
+fn interfaces_are_names() {
+    let mut config = good("[daemon]\ninterfaces = [\"eth0\", \"br-lan.7\"]\n");
+    assert_eq!(config.interfaces, ["eth0", "br-lan.7"]);
+    Overrides::default().apply(&mut config);
+    assert_eq!(config.interfaces, ["eth0", "br-lan.7"]);
+    let overrides = Overrides {
+        interfaces: vec!["eth1".into()],
+        ..Overrides::default()
+    };
+    overrides.apply(&mut config);
+    assert_eq!(config.interfaces, ["eth1"]);
+
+    bad(
+        "[daemon]\ninterfaces = \"eth0\"\n",
+        &["f.toml:2:14: `interfaces` is \"eth0\"; give an array of names such as [\"eth0\"]"],
+    );
+    let right = "give the name of one such as \"eth0\", as `ip link` shows it";
+    bad(
+        "[daemon]\ninterfaces = [\"eth0\", \"eth0\", \"a/b\", \"\", 7, \"sixteen-letters-\"]\n",
+        &[
+            "f.toml:2:23: eth0 is there twice; remove one",
+            &format!("f.toml:2:31: \"a/b\" is no interface; {right}"),
+            &format!("f.toml:2:38: \"\" is no interface; {right}"),
+            &format!("f.toml:2:42: 7 is no interface; {right}"),
+            &format!("f.toml:2:45: \"sixteen-letters-\" is no interface; {right}"),
+        ],
+    );
+}
+
+#[test]
 fn a_full_file_is_read() {
     let config = good(
         r#"

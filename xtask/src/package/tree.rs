@@ -12,11 +12,15 @@ use anyhow::Context as _;
 use super::{files, notices, output, write};
 
 /// Files that are taken as they are: below `deploy`, and in the package.
-const AS_THEY_ARE: [(&str, &str); 4] = [
+const AS_THEY_ARE: [(&str, &str); 5] = [
     ("synguard.toml", "etc/synguard/synguard.toml"),
     (
         "systemd/synguard.service",
         "usr/lib/systemd/system/synguard.service",
+    ),
+    (
+        "systemd/synguard-prepare.service",
+        "usr/lib/systemd/system/synguard-prepare.service",
     ),
     ("systemd/sysusers.conf", "usr/lib/sysusers.d/synguard.conf"),
     ("systemd/tmpfiles.conf", "usr/lib/tmpfiles.d/synguard.conf"),

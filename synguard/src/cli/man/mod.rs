@@ -118,9 +118,7 @@ fn examples(after_help: &str) -> Option<String> {
 
 /// Lines as they are, indented.
 fn verbatim(roff: &mut Roff, text: &str) {
-    roff.control("PP", [])
-        .control("RS", ["4"])
-        .control("nf", []);
+    roff.control("RS", ["4"]).control("nf", []);
     for line in text.lines() {
         roff.text([roman(line)]);
     }
@@ -188,10 +186,7 @@ mod tests {
             );
             let children = command.get_subcommands().filter(|c| !c.is_hide_set());
             if children.clone().next().is_none() {
-                assert!(
-                    text.contains("EXAMPLES\n.PP\n.RS 4\n.nf\nsynguard "),
-                    "{text}"
-                );
+                assert!(text.contains("EXAMPLES\n.RS 4\n.nf\nsynguard "), "{text}");
             }
             for child in children {
                 check(child, &format!("{stem}-{}", child.get_name()), page);

@@ -38,7 +38,9 @@ pub(super) fn page(date: &str) -> Vec<u8> {
             (None, []) => match block.comment.split_first() {
                 // An example that is commented out.
                 Some((title, example)) if title.ends_with(':') => {
-                    roff.control("SH", ["EXAMPLES"]).text([roman(*title)]);
+                    roff.control("SH", ["EXAMPLES"])
+                        .text([roman(*title)])
+                        .control("PP", []);
                     verbatim(&mut roff, example.join("\n").trim());
                 }
                 _ => prose(&mut roff, &block.comment),
