@@ -37,7 +37,7 @@ impl Guard {
             .arg(socket(files.path()))
             .arg("--secret")
             .arg(files.path().join("secret"))
-            .args(["--pins", "off"]);
+            .args(["--pins", "off", "--state", "off"]);
         if let Some(config) = config {
             let path = files.path().join("synguard.toml");
             std::fs::write(&path, config).context("cannot write the daemon's configuration")?;

@@ -8,6 +8,7 @@ pub mod daemon;
 pub mod dataplane;
 mod http;
 mod human;
+pub mod journal;
 pub mod metrics;
 pub mod model;
 pub mod top;

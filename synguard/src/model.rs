@@ -3,6 +3,7 @@
 //! (tables → [`Snapshot`] → metrics, `status`, the control API).
 
 use std::{
+    collections::BTreeMap,
     fmt,
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
@@ -27,6 +28,8 @@ pub struct Config {
     pub secret: PathBuf,
     /// Where what outlives the daemon is pinned; `None` where nothing does.
     pub pins: Option<PathBuf>,
+    /// Directory for what is kept from one start to the next; `None` keeps nothing.
+    pub state: Option<PathBuf>,
     /// How to attach XDP.
     pub xdp_mode: XdpMode,
     /// Entries of the half-open table, all services together.
@@ -177,6 +180,9 @@ pub struct Snapshot {
     pub maps: Vec<MapFill>,
     /// Connections of proxied services.
     pub flows: FlowStatus,
+    /// Events noted since the start, by kind.
+    #[serde(default)]
+    pub events: BTreeMap<String, u64>,
 }
 
 /// One attached interface.
@@ -246,7 +252,7 @@ pub struct ServiceStatus {
 }
 
 /// What is offered in the name of servers, and how that is known.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerStatus {
     /// `configured`, `learned`, or `unknown` as long as no server was seen to answer.
     pub source: String,

@@ -13,8 +13,10 @@ use hyper::{Request, body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use synguard::{
     control::{
-        self, Command, DetachHow, DetachRequest, Handle, client::Client, client::ClientError,
+        self, Command, DetachHow, DetachRequest, EventsRequest, Handle, client::Client,
+        client::ClientError,
     },
+    journal::{Journal, Kind, Timestamp, What},
     metrics,
     model::{Mode, Snapshot},
 };
@@ -31,7 +33,7 @@ fn snapshot() -> Snapshot {
 
 /// A run loop that knows two interfaces and one service, and remembers what it was asked.
 fn pretend() -> (Handle, Arc<Mutex<Vec<String>>>) {
-    let (handle, mut commands) = Handle::new();
+    let (handle, mut commands) = Handle::new(Journal::in_memory());
     let log = Arc::new(Mutex::new(Vec::new()));
     let asked = log.clone();
     tokio::spawn(async move {
@@ -181,6 +183,80 @@ async fn the_client_reaches_the_run_loop() {
     );
 }
 
+fn added(service: &str) -> What {
+    What::ServiceAdded {
+        service: service.into(),
+    }
+}
+
+/// What comes within `patience`, as number and service.
+async fn arrive(events: &mut control::client::Events, count: usize) -> Vec<(u64, Option<String>)> {
+    let mut arrived = Vec::new();
+    while arrived.len() < count {
+        let next = tokio::time::timeout(Duration::from_secs(10), events.next());
+        let Some(event) = next.await.unwrap().unwrap() else {
+            break;
+        };
+        arrived.push((event.seq, event.service));
+    }
+    arrived
+}
+
+#[tokio::test]
+async fn events_are_asked_for_and_followed() {
+    let (_directory, socket) = directory();
+    let (handle, _) = pretend();
+    let journal = handle.journal().clone();
+    let server = serve_control(&socket, handle);
+    let client = Client::new(&socket);
+    for name in ["web", "a&b=c d", "web"] {
+        journal.note(added(name));
+    }
+    journal.note(What::KeyRotated {
+        epoch: 1,
+        written: 1,
+    });
+    let numbers = async |request: EventsRequest| {
+        let mut events = client.events(&request).await.unwrap();
+        let arrived = arrive(&mut events, usize::MAX).await;
+        arrived.into_iter().map(|(seq, _)| seq).collect::<Vec<_>>()
+    };
+    let all = EventsRequest::default();
+    assert_eq!(numbers(all.clone()).await, [1, 2, 3]);
+    let some = EventsRequest {
+        service: Some("a&b=c d".into()),
+        ..all.clone()
+    };
+    assert_eq!(numbers(some).await, [2]);
+    let keys = EventsRequest {
+        kind: Some(Kind::KeyRotated),
+        since: Some(Timestamp::from_millis(0)),
+        limit: Some(5),
+        ..all.clone()
+    };
+    assert_eq!(numbers(keys).await, [4]);
+    let future = EventsRequest {
+        since: Some(Timestamp::from_millis(u64::MAX)),
+        ..all.clone()
+    };
+    assert!(numbers(future).await.is_empty());
+
+    let follow = EventsRequest {
+        after: Some(2),
+        follow: true,
+        ..all
+    };
+    let mut events = client.events(&follow).await.unwrap();
+    assert_eq!(arrive(&mut events, 1).await, [(3, Some("web".into()))]);
+    journal.note(added("new"));
+    assert_eq!(arrive(&mut events, 1).await, [(5, Some("new".into()))]);
+    // A quiet follower does not keep the daemon, and sees the end of it.
+    let before = Instant::now();
+    server.stop().await;
+    assert!(before.elapsed() < Duration::from_secs(1));
+    assert!(events.next().await.unwrap().is_none());
+}
+
 #[tokio::test]
 async fn wrong_requests_get_one_line_of_json() {
     let (_directory, socket) = directory();
@@ -188,6 +264,14 @@ async fn wrong_requests_get_one_line_of_json() {
     let server = serve_control(&socket, handle);
     let cases = [
         ("GET", "/v1/nothing", "", 404, "there is no /v1/nothing"),
+        (
+            "GET",
+            "/v1/events?kind=attack",
+            "",
+            400,
+            "there is no kind of event called `attack`",
+        ),
+        ("GET", "/v1/events?sice=1", "", 400, "unknown field `sice`"),
         ("GET", "/v1/attach", "", 405, "/v1/attach does not take GET"),
         (
             "POST",
@@ -301,7 +385,7 @@ async fn the_exporter_speaks_both_formats() {
 
 #[tokio::test]
 async fn without_a_run_loop_the_exporter_says_so() {
-    let (handle, commands) = Handle::new();
+    let (handle, commands) = Handle::new(Journal::in_memory());
     drop(commands);
     let (address, server) = serve_metrics(handle);
     for path in ["/metrics", "/healthz"] {

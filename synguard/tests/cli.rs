@@ -40,6 +40,8 @@ fn without_a_daemon_each_command_says_so() {
         &["status", "--json"],
         &["top", "--once"],
         &["top", "--json"],
+        &["events"],
+        &["events", "--follow"],
         &["attach", "eth0"],
         &["detach", "eth0"],
         &["mode", "web", "always"],
@@ -103,7 +105,7 @@ fn config_check_lists_every_mistake() {
         &format!(
             "synguard: {path}:2:10: `socket` is 1; give an absolute path\n\
              synguard: {path}:3:1: unknown key `port` in [daemon]; its keys are metrics, socket, \
-             secret, pins, xdp_mode, half_open_entries, flow_entries, flow_idle_timeout, \
+             secret, pins, state, xdp_mode, half_open_entries, flow_entries, flow_idle_timeout, \
              verified_entries, verified_timeout\n"
         ),
     );

@@ -5,6 +5,7 @@ mod attach;
 mod completions;
 mod config;
 mod detach;
+mod events;
 mod logging;
 mod man;
 mod mode;
@@ -56,6 +57,7 @@ enum Command {
     Run(run::Run),
     Status(status::Status),
     Top(top::Top),
+    Events(events::Events),
     Attach(attach::Attach),
     Detach(detach::Detach),
     Mode(mode::SetMode),
@@ -98,6 +100,7 @@ impl Command {
             Self::Run(command) => command.execute(),
             Self::Status(command) => command.execute(),
             Self::Top(command) => command.execute(),
+            Self::Events(command) => command.execute(),
             Self::Attach(command) => command.execute(),
             Self::Detach(command) => command.execute(),
             Self::Mode(command) => command.execute(),

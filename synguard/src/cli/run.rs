@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::{
-    config::{MetricsAddress, Overrides, PinDirectory},
+    config::{MetricsAddress, Overrides, PinDirectory, StateDirectory},
     daemon::{self, RunArgs},
     model::{Mode, XdpMode},
 };
@@ -59,6 +59,10 @@ pub(super) struct Run {
     /// File with the master secret of the cookies; made when missing.
     #[arg(long, value_name = "PATH")]
     secret: Option<PathBuf>,
+
+    /// Directory for what outlives the daemon, such as events; or `off`.
+    #[arg(long, value_name = "PATH")]
+    state: Option<StateDirectory>,
 }
 
 impl Run {
@@ -73,6 +77,7 @@ impl Run {
                 xdp_mode: self.xdp_mode,
                 socket: self.socket,
                 secret: self.secret,
+                state: self.state,
             },
         })
     }

@@ -293,7 +293,7 @@ fn align_right(table: &mut Table, columns: &[usize]) {
 
 /// `title: text`, folded at [`WIDTH`] with what follows indented. A word that is longer stays
 /// whole: it may be a path to copy.
-fn fold(out: &mut String, title: &str, text: &str) -> fmt::Result {
+pub(super) fn fold(out: &mut String, title: &str, text: &str) -> fmt::Result {
     write!(out, "{title}:")?;
     let mut column = title.chars().count() + 1;
     for word in text.split_whitespace() {

@@ -81,6 +81,9 @@ pub(super) fn config(text: &str, report: &mut Report<'_>) -> Config {
     }
     set(&mut config.socket, &daemon, &values::SOCKET, report);
     set(&mut config.secret, &daemon, &values::SECRET, report);
+    if let Some((state, _)) = daemon.get(&values::STATE, report) {
+        config.state = state.into();
+    }
     set(&mut config.xdp_mode, &daemon, &values::XDP_MODE, report);
     for (entries, key) in [
         (&mut config.half_open_entries, &values::HALF_OPEN_ENTRIES),

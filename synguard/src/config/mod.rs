@@ -33,6 +33,8 @@ pub const DEFAULT_SOCKET: &str = "/run/synguard/control.sock";
 pub const DEFAULT_SECRET: &str = "/var/lib/synguard/secret";
 /// Where what outlives the daemon is pinned.
 pub const DEFAULT_PINS: &str = "/sys/fs/bpf/synguard";
+/// Where events, and services added by command, are kept.
+pub const DEFAULT_STATE: &str = "/var/lib/synguard";
 /// Where Prometheus scrapes.
 pub const DEFAULT_METRICS: &str = "127.0.0.1:9911";
 /// Entries of the half-open table.
@@ -72,6 +74,8 @@ pub struct Overrides {
     pub socket: Option<PathBuf>,
     /// `--secret`
     pub secret: Option<PathBuf>,
+    /// `--state`
+    pub state: Option<StateDirectory>,
 }
 
 /// Where Prometheus scrapes, if anywhere.
@@ -139,6 +143,36 @@ impl From<PinDirectory> for Option<PathBuf> {
     }
 }
 
+/// Where the daemon keeps what it must not forget, if it may keep anything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StateDirectory {
+    /// Nowhere.
+    Off,
+    /// Here.
+    At(PathBuf),
+}
+
+impl FromStr for StateDirectory {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        match Path::new(s) {
+            _ if s == "off" => Ok(Self::Off),
+            path if path.is_absolute() => Ok(Self::At(path.to_owned())),
+            _ => Err(format!("give {}", values::STATE_RIGHT)),
+        }
+    }
+}
+
+impl From<StateDirectory> for Option<PathBuf> {
+    fn from(directory: StateDirectory) -> Self {
+        match directory {
+            StateDirectory::Off => None,
+            StateDirectory::At(path) => Some(path),
+        }
+    }
+}
+
 /// The configuration of `path` (the built-in one without), as the command line changes it.
 pub fn load(path: Option<&Path>, overrides: &Overrides) -> Result<Config, Error> {
     let mut config = match path {
@@ -157,6 +191,7 @@ pub fn built_in() -> Config {
         socket: DEFAULT_SOCKET.into(),
         secret: DEFAULT_SECRET.into(),
         pins: Some(DEFAULT_PINS.into()),
+        state: Some(DEFAULT_STATE.into()),
         xdp_mode: XdpMode::Auto,
         half_open_entries: DEFAULT_HALF_OPEN_ENTRIES,
         flow_entries: DEFAULT_FLOW_ENTRIES,
@@ -222,6 +257,9 @@ impl Overrides {
         }
         if let Some(secret) = &self.secret {
             config.secret.clone_from(secret);
+        }
+        if let Some(state) = &self.state {
+            config.state = state.clone().into();
         }
         if let Some(mode) = self.mode {
             for service in &mut config.services {

@@ -120,6 +120,7 @@ fn a_full_file_is_read() {
         socket = "/s"
         secret = "/k"
         pins = "/sys/fs/bpf/edge/syn"
+        state = "off"
         xdp_mode = "native"
         half_open_entries = 100_000
         flow_entries = 1_000_000
@@ -149,6 +150,7 @@ fn a_full_file_is_read() {
     assert_eq!(config.secret, Path::new("/k"));
     let pins = Path::new("/sys/fs/bpf/edge/syn");
     assert_eq!(config.pins.as_deref(), Some(pins));
+    assert_eq!(config.state, None);
     assert_eq!(config.xdp_mode, XdpMode::Native);
     assert_eq!(config.half_open_entries, 100_000);
     assert_eq!(config.flow_entries, 1_000_000);
@@ -203,6 +205,7 @@ fn the_command_line_wins() {
         xdp_mode: Some(XdpMode::Generic),
         socket: Some("/a".into()),
         secret: Some("/b".into()),
+        state: Some(StateDirectory::At("/c".into())),
     };
     let config = load(None, &overrides).unwrap();
     let mut expected = built_in();
@@ -212,6 +215,7 @@ fn the_command_line_wins() {
     expected.xdp_mode = XdpMode::Generic;
     expected.socket = "/a".into();
     expected.secret = "/b".into();
+    expected.state = Some("/c".into());
     assert_eq!(config, expected);
     assert_eq!("off".parse(), Ok(MetricsAddress::Off));
     assert_eq!(load(None, &Overrides::default()).unwrap(), built_in());

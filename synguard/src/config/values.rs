@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use toml::de::DeValue;
 
 use super::{
-    MetricsAddress, PinDirectory,
+    MetricsAddress, PinDirectory, StateDirectory,
     table::{Key, describe, integer},
 };
 use crate::model::{Admission, Mode, Watermark, XdpMode};
@@ -34,6 +34,7 @@ const NAME_LENGTH: usize = 63;
 const INTERFACE_LENGTH: usize = 15;
 
 pub(super) const METRICS_RIGHT: &str = "IP:PORT such as 127.0.0.1:9911 or [::1]:9911, or `off`";
+pub(super) const STATE_RIGHT: &str = "an absolute path, or `off`";
 const WATERMARK_RIGHT: &str = "\"auto\" or a number from 1 to 4000000";
 
 pub(super) const METRICS: Key<MetricsAddress> = Key {
@@ -57,6 +58,11 @@ pub(super) const SECRET: Key<PathBuf> = Key {
     name: "secret",
     right: "an absolute path",
     read: absolute_path,
+};
+pub(super) const STATE: Key<StateDirectory> = Key {
+    name: "state",
+    right: STATE_RIGHT,
+    read: |v| v.as_str().and_then(|s| s.parse().ok()).ok_or(""),
 };
 pub(super) const XDP_MODE: Key<XdpMode> = Key {
     name: "xdp_mode",
@@ -169,6 +175,7 @@ pub(super) const DAEMON_KEYS: &[&str] = &[
     SOCKET.name,
     SECRET.name,
     PINS.name,
+    STATE.name,
     XDP_MODE.name,
     HALF_OPEN_ENTRIES.name,
     FLOW_ENTRIES.name,

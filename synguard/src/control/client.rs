@@ -7,14 +7,22 @@ use std::{
 };
 
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::{Method, Request, body::Bytes, client::conn::http1, header};
+use hyper::{
+    Method, Request, Response,
+    body::{Bytes, Incoming},
+    client::conn::http1,
+    header,
+};
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 use tokio::{net::UnixStream, time::timeout};
 
-use super::{DetachRequest, Done, Failure, InterfaceRequest, ModeRequest};
-use crate::model::{InterfaceStatus, Mode, Snapshot};
+use super::{DetachRequest, Done, EventsRequest, Failure, InterfaceRequest, ModeRequest};
+use crate::{
+    journal::Event,
+    model::{InterfaceStatus, Mode, Snapshot},
+};
 
 /// More than the daemon itself waits for its run loop.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -47,6 +55,13 @@ pub enum ClientError {
         /// What is strange.
         why: String,
     },
+}
+
+impl ClientError {
+    /// Whether no daemon was reached, or none that answers.
+    pub fn is_unreachable(&self) -> bool {
+        !matches!(self, Self::Refused(_))
+    }
 }
 
 /// Talks to the daemon behind one socket.
@@ -96,30 +111,65 @@ impl Client {
         self.request(Method::POST, "/v1/reload", None::<&()>).await
     }
 
+    /// `GET /v1/events`: those there are, and with `follow` those to come.
+    pub async fn events(&self, request: &EventsRequest) -> Result<Events, ClientError> {
+        let query = serde_urlencoded::to_string(request).map_err(|e| self.strange(e))?;
+        let path = format!("/v1/events?{query}");
+        let response = timeout(PATIENCE, self.send(Method::GET, &path, None::<&()>))
+            .await
+            .map_err(|_| ClientError::Hangs(self.socket.clone()))??;
+        if !response.status().is_success() {
+            let bytes = self.collect(response).await?;
+            return Err(self.refusal(&bytes));
+        }
+        Ok(Events {
+            client: self.clone(),
+            body: response.into_body(),
+            received: Vec::new(),
+            patience: (!request.follow).then_some(PATIENCE),
+        })
+    }
+
     async fn request<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
         body: Option<&impl Serialize>,
     ) -> Result<T, ClientError> {
-        let exchange = self.exchange(method, path, body);
+        let exchange = async {
+            let response = self.send(method, path, body).await?;
+            let ok = response.status().is_success();
+            Ok((ok, self.collect(response).await?))
+        };
         let (ok, bytes) = timeout(PATIENCE, exchange)
             .await
             .map_err(|_| ClientError::Hangs(self.socket.clone()))??;
         if ok {
             serde_json::from_slice(&bytes).map_err(|e| self.strange(e))
         } else {
-            let failure: Failure = serde_json::from_slice(&bytes).map_err(|e| self.strange(e))?;
-            Err(ClientError::Refused(failure.error))
+            Err(self.refusal(&bytes))
         }
     }
 
-    async fn exchange(
+    fn refusal(&self, answer: &[u8]) -> ClientError {
+        match serde_json::from_slice(answer) {
+            Ok(Failure { error }) => ClientError::Refused(error),
+            Err(e) => self.strange(e),
+        }
+    }
+
+    async fn collect(&self, response: Response<Incoming>) -> Result<Bytes, ClientError> {
+        let body = Limited::new(response.into_body(), ANSWER_LIMIT);
+        let body = body.collect().await.map_err(|e| self.strange(e))?;
+        Ok(body.to_bytes())
+    }
+
+    async fn send(
         &self,
         method: Method,
         path: &str,
         body: Option<&impl Serialize>,
-    ) -> Result<(bool, Bytes), ClientError> {
+    ) -> Result<Response<Incoming>, ClientError> {
         let stream = UnixStream::connect(&self.socket)
             .await
             .map_err(|e| match e.kind() {
@@ -147,24 +197,58 @@ impl Client {
         let request = request
             .body(Full::new(Bytes::from(bytes)))
             .map_err(|e| self.strange(e))?;
-        let response = sender
+        sender
             .send_request(request)
             .await
             .map_err(|e| match e.is_parse() {
                 true => self.strange(e),
                 false => ClientError::Ended(self.socket.clone()),
-            })?;
-        let ok = response.status().is_success();
-        let body = Limited::new(response.into_body(), ANSWER_LIMIT)
-            .collect()
-            .await;
-        Ok((ok, body.map_err(|e| self.strange(e))?.to_bytes()))
+            })
     }
 
     fn strange(&self, why: impl ToString) -> ClientError {
         ClientError::Strange {
             path: self.socket.clone(),
             why: why.to_string(),
+        }
+    }
+}
+
+/// Events as they arrive.
+#[derive(Debug)]
+pub struct Events {
+    client: Client,
+    body: Incoming,
+    /// What is not read yet; the end may be the beginning of a line.
+    received: Vec<u8>,
+    /// What the next may take.
+    patience: Option<Duration>,
+}
+
+impl Events {
+    /// The next event; none at the end.
+    pub async fn next(&mut self) -> Result<Option<Event>, ClientError> {
+        loop {
+            if let Some(end) = self.received.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.received.drain(..=end).collect();
+                let event = serde_json::from_slice(&line).map_err(|e| self.client.strange(e))?;
+                return Ok(Some(event));
+            }
+            let frame = match self.patience {
+                None => self.body.frame().await,
+                Some(patience) => timeout(patience, self.body.frame())
+                    .await
+                    .map_err(|_| ClientError::Hangs(self.client.socket.clone()))?,
+            };
+            match frame {
+                None => return Ok(None),
+                Some(Err(_)) => return Err(ClientError::Ended(self.client.socket.clone())),
+                Some(Ok(frame)) => {
+                    if let Ok(bytes) = frame.into_data() {
+                        self.received.extend_from_slice(&bytes);
+                    }
+                }
+            }
         }
     }
 }

@@ -7,7 +7,10 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
 use super::DetachRequest;
-use crate::model::{InterfaceStatus, Mode, Snapshot};
+use crate::{
+    journal::Journal,
+    model::{InterfaceStatus, Mode, Snapshot},
+};
 
 /// Commands that may wait for the run loop; more than that and the senders wait.
 const QUEUE: usize = 16;
@@ -67,13 +70,19 @@ pub enum CommandError {
 #[derive(Clone, Debug)]
 pub struct Handle {
     commands: mpsc::Sender<Command>,
+    journal: Journal,
 }
 
 impl Handle {
     /// A handle, and the end that the run loop reads.
-    pub fn new() -> (Self, mpsc::Receiver<Command>) {
+    pub fn new(journal: Journal) -> (Self, mpsc::Receiver<Command>) {
         let (commands, receiver) = mpsc::channel(QUEUE);
-        (Self { commands }, receiver)
+        (Self { commands, journal }, receiver)
+    }
+
+    /// What happened so far, for which nobody need be asked.
+    pub fn journal(&self) -> &Journal {
+        &self.journal
     }
 
     /// [`Command::Snapshot`].
@@ -136,7 +145,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_stopped_loop_is_told_apart_from_a_refusal() {
-        let (handle, mut commands) = Handle::new();
+        let (handle, mut commands) = Handle::new(Journal::in_memory());
         let run_loop = tokio::spawn(async move {
             let Some(Command::Reload { reply }) = commands.recv().await else {
                 return;
@@ -153,7 +162,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_loop_that_hangs_is_given_up() {
-        let (handle, _commands) = Handle::new();
+        let (handle, _commands) = Handle::new(Journal::in_memory());
         assert_eq!(handle.reload().await, Err(CommandError::Busy));
     }
 }

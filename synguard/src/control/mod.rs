@@ -14,7 +14,10 @@ pub use socket::{Listener, bind};
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::Mode;
+use crate::{
+    journal::{Kind, Query, Timestamp},
+    model::Mode,
+};
 
 /// Body of `POST /v1/detach`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +68,39 @@ pub struct ModeRequest {
     pub service: Option<String>,
     /// Its mode from now on.
     pub mode: Mode,
+}
+
+/// Query of `GET /v1/events`. The answer has an event a line.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EventsRequest {
+    /// Only events with a greater number.
+    pub after: Option<u64>,
+    /// Only events of this moment and later.
+    pub since: Option<Timestamp>,
+    /// Only events of this kind.
+    pub kind: Option<Kind>,
+    /// Only events about this service.
+    pub service: Option<String>,
+    /// Routine events too.
+    pub routine: bool,
+    /// Only so many, the newest.
+    pub limit: Option<usize>,
+    /// Go on with those to come until the daemon or the client ends.
+    pub follow: bool,
+}
+
+impl From<EventsRequest> for Query {
+    fn from(request: EventsRequest) -> Self {
+        Self {
+            after: request.after,
+            since: request.since,
+            kind: request.kind,
+            service: request.service,
+            routine: request.routine,
+            limit: request.limit,
+        }
+    }
 }
 
 /// Answer to a request that changed something.

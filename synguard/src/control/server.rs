@@ -1,21 +1,29 @@
 //! The routes of the control API. Every failure is a JSON object with one line in `error`.
 
-use std::{future::Future, io};
+use std::{convert::Infallible, future::Future, io, sync::Arc};
 
 use axum::{
-    Json, Router,
-    extract::{DefaultBodyLimit, State, rejection::JsonRejection},
-    http::{Method, StatusCode, Uri},
+    Extension, Json, Router,
+    body::Body,
+    extract::{
+        DefaultBodyLimit, Query, State,
+        rejection::{JsonRejection, QueryRejection},
+    },
+    http::{Method, StatusCode, Uri, header},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use tokio::net::UnixListener;
+use futures_util::stream;
+use tokio::{net::UnixListener, sync::watch};
 
 use super::{
-    CommandError, DetachRequest, Done, Failure, Handle, InterfaceRequest, ModeRequest,
-    socket::Listener,
+    CommandError, DetachRequest, Done, EventsRequest, Failure, Handle, InterfaceRequest,
+    ModeRequest, socket::Listener,
 };
-use crate::model::{InterfaceStatus, Snapshot};
+use crate::{
+    journal::Event,
+    model::{InterfaceStatus, Snapshot},
+};
 
 /// Largest request body; the largest legitimate one is a few hundred bytes.
 const BODY_LIMIT: usize = 16 * 1024;
@@ -29,12 +37,24 @@ pub async fn serve(
 ) -> io::Result<()> {
     let (socket, _file) = listener.into_parts();
     let socket = UnixListener::from_std(socket)?;
-    crate::http::serve(socket, router(handle), shutdown).await
+    // Followers would never end by themselves.
+    let (serving, stopped) = watch::channel(());
+    let shutdown = async {
+        shutdown.await;
+        drop(serving);
+    };
+    let router = router(handle).layer(Extension(Stopped(stopped)));
+    crate::http::serve(socket, router, shutdown).await
 }
+
+/// Its sender is gone when it is time to stop.
+#[derive(Clone)]
+struct Stopped(watch::Receiver<()>);
 
 fn router(handle: Handle) -> Router {
     Router::new()
         .route("/v1/status", get(status))
+        .route("/v1/events", get(events))
         .route("/v1/attach", post(attach))
         .route("/v1/detach", post(detach))
         .route("/v1/mode", post(mode))
@@ -47,6 +67,41 @@ fn router(handle: Handle) -> Router {
 
 async fn status(State(handle): State<Handle>) -> Result<Json<Snapshot>, ApiError> {
     Ok(Json(handle.snapshot().await?))
+}
+
+async fn events(
+    State(handle): State<Handle>,
+    Extension(Stopped(stopped)): Extension<Stopped>,
+    query: Result<Query<EventsRequest>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    let Query(request) = query?;
+    let follow = request.follow;
+    let query = request.into();
+    let body = if follow {
+        let follower = handle.journal().follow(query);
+        Body::from_stream(stream::unfold(
+            (follower, stopped),
+            async |(mut follower, mut stopped)| {
+                tokio::select! {
+                    events = follower.next() => {
+                        Some((Ok::<_, Infallible>(lines(&events)), (follower, stopped)))
+                    }
+                    // Nothing is ever sent: this is the end.
+                    _ = stopped.changed() => None,
+                }
+            },
+        ))
+    } else {
+        Body::from(lines(&handle.journal().select(&query)))
+    };
+    Ok(([(header::CONTENT_TYPE, "application/jsonl")], body).into_response())
+}
+
+/// An event a line.
+fn lines(events: &[Arc<Event>]) -> String {
+    let line =
+        |event: &Arc<Event>| Some(format!("{}\n", serde_json::to_string(event.as_ref()).ok()?));
+    events.iter().filter_map(line).collect()
 }
 
 async fn attach(
@@ -118,6 +173,12 @@ impl From<CommandError> for ApiError {
             CommandError::Refused(_) => StatusCode::CONFLICT,
         };
         Self(status, e.to_string())
+    }
+}
+
+impl From<QueryRejection> for ApiError {
+    fn from(e: QueryRejection) -> Self {
+        Self(e.status(), e.body_text())
     }
 }
 

@@ -3,10 +3,13 @@
 
 use std::time::{Duration, Instant};
 
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::guard::Guard;
-use crate::dataplane::pins::COOKIES;
+use crate::{
+    dataplane::pins::COOKIES,
+    journal::{Drained, What},
+};
 
 /// A drain under way.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +36,9 @@ impl Guard {
             swept: self.flows.passes(),
             until,
         });
-        info!("draining: nobody is challenged any more");
+        self.journal.note(What::DrainBegan {
+            spliced: self.would_be_cut(),
+        });
         self.write_runtime().map_err(|error| error.to_string())
     }
 
@@ -45,7 +50,10 @@ impl Guard {
     /// Stays after all.
     pub fn stop_draining(&mut self) -> Result<(), String> {
         if self.draining.take().is_some() {
-            info!("no longer draining");
+            self.journal.note(What::DrainEnded {
+                outcome: Drained::CalledOff,
+                spliced: self.would_be_cut(),
+            });
         }
         self.write_runtime().map_err(|error| error.to_string())
     }
@@ -68,11 +76,14 @@ impl Guard {
         if (left > 0 || !settled) && now < draining.until {
             return;
         }
-        if left > 0 {
-            warn!("drained for long enough: {left} spliced connections are cut");
-        } else {
-            info!("drained");
-        }
+        let outcome = match left {
+            0 => Drained::Whole,
+            _ => Drained::Cut,
+        };
+        self.journal.note(What::DrainEnded {
+            outcome,
+            spliced: left,
+        });
         self.draining = None;
         self.take_off();
         if let Err(error) = self.replan() {

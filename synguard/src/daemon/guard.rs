@@ -13,7 +13,7 @@ use aya::maps::MapError;
 use synguard_common::abi::{
     ADMISSION_LOCAL, ADMISSION_PROXY, Clock, Runtime, SERVICE_NONE, TICKS_PER_SECOND, map,
 };
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
 use super::{
     clock::{self, Offset},
@@ -25,7 +25,9 @@ use super::{
     listeners::{self, Listener},
     numbers::Numbers,
     plan::{USUAL_MTU, excepted, report_admission, report_watermarks},
+    room::Room,
     service::Running,
+    snapshot,
     sweep::Sweeper,
     sysctl::{self, Tcp},
 };
@@ -38,6 +40,7 @@ use crate::{
         stats,
         wire::Wire,
     },
+    journal::{End, Journal, What},
     model::{Config, Mode, Service},
 };
 
@@ -47,6 +50,7 @@ const SETTLING_TICKS: u32 = 60 * TICKS_PER_SECOND;
 
 /// Everything the run loop owns.
 pub struct Guard {
+    pub(super) journal: Journal,
     pub(super) config: Config,
     pub(super) config_path: Option<PathBuf>,
     pub(super) overrides: Overrides,
@@ -78,10 +82,13 @@ pub struct Guard {
     pub(super) listeners: Vec<Listener>,
     offset: Offset,
     jiffies: Jiffies,
+    room: Room,
 }
 
 /// Where to start from.
 pub struct Beginnings {
+    /// Where to say what happens.
+    pub journal: Journal,
     /// The configuration, and where it came from.
     pub config: Config,
     /// Its file.
@@ -102,6 +109,7 @@ impl Guard {
     /// Puts clock, keys and tables in place; nothing is attached yet.
     pub fn start(from: Beginnings) -> anyhow::Result<Self> {
         let Beginnings {
+            journal,
             config,
             config_path,
             overrides,
@@ -143,6 +151,8 @@ impl Guard {
             .find(|config| config.admission == ADMISSION_LOCAL)
             .map(|config| config.rcv_wscale);
         let mut guard = Self {
+            journal,
+            room: Room::default(),
             rcv_wscale: promised.unwrap_or(tcp.profile(USUAL_MTU).rcv_wscale),
             numbers: Numbers::adopt(books.names()),
             services: Vec::new(),
@@ -221,6 +231,7 @@ impl Guard {
             return Err(error);
         }
         self.sweeper.set_timeouts(timeouts(&services));
+        self.report_services(&services);
         self.commit(tables, services);
         self.numbers = numbers;
         self.config = config;
@@ -233,7 +244,7 @@ impl Guard {
         match self.states.get(number) {
             Some(slot) if self.numbers.get(&service.name) == Some(number) => {
                 let calmed = self.books.counted(number, Count::Calmed);
-                Running::resumed(number, service, &slot.read(), calmed)
+                Running::resumed(number, service, &slot.read(), calmed, &self.journal)
             }
             _ => Running::new(number, service),
         }
@@ -269,7 +280,10 @@ impl Guard {
         self.apply(&tables, &services)
             .map_err(|error| format!("{error:#}"))?;
         self.commit(tables, services);
-        info!("mode of {} is {mode} now", name.unwrap_or("every service"));
+        self.journal.note(What::ModeChanged {
+            service: name.map(str::to_owned),
+            mode,
+        });
         Ok(())
     }
 
@@ -280,7 +294,7 @@ impl Guard {
         self.attach_returned();
         let tcp = Tcp::read(Path::new(sysctl::ROOT));
         if tcp != self.tcp {
-            info!("the TCP settings of the kernel have changed");
+            self.journal.note(What::KernelSettingsChanged);
             self.tcp = tcp;
         }
         self.listen_again();
@@ -369,15 +383,52 @@ impl Guard {
             let before = excepted(&self.tables, running.number);
             for line in excepted(&tables, running.number) {
                 if !before.contains(&line) {
-                    let name = &running.service.name;
-                    warn!(service = name, "service {name} must leave out {line}");
+                    self.journal.note(What::PortLeftOut {
+                        service: running.service.name.clone(),
+                        why: line,
+                    });
                 }
             }
         }
-        report_watermarks(&self.services, &services);
-        report_admission(&self.services, &services);
+        report_watermarks(&self.services, &services, &self.journal);
+        report_admission(&self.services, &services, &self.journal);
         self.tables = tables;
         self.services = services;
+    }
+
+    /// Says which services come, change and go. At the start all come, which is no news.
+    fn report_services(&mut self, next: &[Running]) {
+        if self.applied_at == 0 {
+            return;
+        }
+        let now = clock::monotonic_ns();
+        for old in &mut self.services {
+            if !next.iter().any(|new| new.number == old.number) {
+                old.end_attack(now, End::ServiceRemoved, &self.journal);
+                self.journal.note(What::ServiceRemoved {
+                    service: old.service.name.clone(),
+                });
+            }
+        }
+        let configured = |name: &str| self.config.services.iter().find(|old| old.name == name);
+        for new in next {
+            let service = new.service.name.clone();
+            match configured(&service) {
+                None => self.journal.note(What::ServiceAdded { service }),
+                Some(old) if *old != new.service => {
+                    self.journal.note(What::ServiceChanged { service });
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// Says how attacks that are going on end with the daemon.
+    pub(super) fn end_attacks(&mut self) {
+        let now = clock::monotonic_ns();
+        for running in &mut self.services {
+            running.end_attack(now, End::DaemonStopped, &self.journal);
+        }
     }
 
     fn listen_again(&mut self) {
@@ -392,16 +443,27 @@ impl Guard {
     pub fn write_clock(&mut self) -> anyhow::Result<()> {
         let offset = Offset::now();
         if let Some(seconds) = offset.step_since(self.offset) {
-            warn!(
-                "the wall clock was set by {seconds:+.3} s: cookies of the last seconds may be lost"
-            );
+            self.journal.note(What::ClockSet { seconds });
         }
+        let first = self.keys.status().epoch == 0;
+        let stepped = offset.step_since(self.offset).is_some();
         self.offset = offset;
         let maps = &mut self.dataplane.maps;
         // Keys first: no packet meets an epoch without one.
-        self.keys
-            .rotate(&mut maps.keys, offset.moment().epoch())
+        let epoch = offset.moment().epoch();
+        let rotation = self
+            .keys
+            .rotate(&mut maps.keys, epoch)
             .context("cannot write map KEYS")?;
+        if rotation.written > 0 {
+            self.journal.note(What::KeyRotated {
+                epoch,
+                written: rotation.written,
+            });
+        }
+        if rotation.late && !first && !stepped {
+            self.journal.note(What::KeyLate { epoch });
+        }
         let (jiffy_ns, jiffy_offset) = self
             .jiffies
             .now()
@@ -422,6 +484,7 @@ impl Guard {
         #[cfg(feature = "trace")]
         self.dataplane.print_trace();
         let now = clock::monotonic_ns();
+        let profile = self.profile();
         for running in &mut self.services {
             let Some(slot) = self.states.get(running.number) else {
                 continue;
@@ -429,14 +492,21 @@ impl Guard {
             match stats::read(&self.dataplane.maps.stats, running.number) {
                 Ok(counted) => {
                     let calmed = running.calmed_total;
-                    running.tick(now, slot, &counted);
+                    running.tick(now, slot, &counted, &self.journal);
                     let calmed = running.calmed_total - calmed;
                     self.books.count(running.number, Count::Calmed, calmed);
                 }
                 Err(error) => error!(error = one_line(&error), "cannot read map STATS"),
             }
+            if running.is_proxied() {
+                let offered =
+                    snapshot::server(&running.config(&profile), &slot.read(), clock::tick());
+                running.follow_profile(offered, &self.journal);
+            }
         }
         self.drain_on();
+        let fills = self.fills();
+        self.room.observe(&fills, &self.journal);
         if let Err(error) = self.look_after_flows() {
             error!(error = one_line(&error), "cannot write map RUNTIME");
         }

@@ -9,11 +9,20 @@ use crate::{
         error::{AttachError, NearNames, one_line},
         pins,
     },
+    journal::{Journal, What},
     model::XdpMode,
 };
 
-/// How an interface came to be guarded: by attaching to it.
-const GUARDING: &str = "guarding";
+/// How an interface came to be guarded.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum How {
+    /// By attaching to it.
+    Attached,
+    /// An earlier daemon had.
+    Adopted,
+    /// One of another build had.
+    Swapped,
+}
 
 /// An interface that is guarded, or about to be.
 pub(super) struct Interface {
@@ -31,11 +40,11 @@ impl Interface {
 }
 
 /// Detaches from an interface and leaves it as it was found.
-fn take_off(interface: Interface) {
+fn take_off(interface: Interface, journal: &Journal) {
     let name = interface.name;
     match interface.attachment.map(Attachment::detach) {
         Some(Err(error)) => error!("{error}"),
-        _ => info!(interface = name, "no longer guarding {name}"),
+        _ => journal.note(What::Detached { interface: name }),
     }
 }
 
@@ -75,18 +84,36 @@ impl Guard {
             .and_then(|()| self.put_on(device.clone(), &vlans));
         match attached {
             Ok((attachment, how)) => {
-                info!(
-                    interface = name,
-                    "{how} {name} ({} XDP, driver {}, MTU {})",
-                    attachment.xdp_mode,
-                    device.driver.as_deref().unwrap_or("unknown"),
-                    device.mtu
-                );
+                let interface = name.to_owned();
+                let xdp_mode = attachment.xdp_mode.to_owned();
+                if let Some(reason) = &attachment.fallback {
+                    self.journal.note(What::FellBackToGeneric {
+                        interface: interface.clone(),
+                        driver: device.driver.clone(),
+                        reason: reason.clone(),
+                    });
+                }
+                self.journal.note(match how {
+                    How::Attached => What::Attached {
+                        interface,
+                        xdp_mode,
+                        driver: device.driver.clone(),
+                        mtu: device.mtu,
+                    },
+                    How::Adopted => What::ProgramAdopted {
+                        interface,
+                        xdp_mode,
+                    },
+                    How::Swapped => What::ProgramSwapped {
+                        interface,
+                        xdp_mode,
+                    },
+                });
                 if let Some(interface) = self.interfaces.last_mut() {
                     interface.attachment = Some(attachment);
                 }
                 self.missing.retain(|missing| missing != name);
-                if how == GUARDING {
+                if how == How::Attached {
                     self.settle();
                 }
                 if let Err(error) = self.write_runtime() {
@@ -109,15 +136,15 @@ impl Guard {
         &mut self,
         mut device: Device,
         vlans: &[Device],
-    ) -> Result<(Attachment, &'static str), AttachError> {
+    ) -> Result<(Attachment, How), AttachError> {
         if let Some(pins) = &self.pins {
             let directory = pins.links_of(device.index);
             match attach::adopt(&mut self.dataplane, &device, vlans, pins) {
                 Ok(Some(adopted)) if suits(&adopted.attachment, self.config.xdp_mode) => {
                     let how = if adopted.swapped {
-                        "programs swapped, still guarding"
+                        How::Swapped
                     } else {
-                        "still guarding"
+                        How::Adopted
                     };
                     return Ok((adopted.attachment, how));
                 }
@@ -146,7 +173,7 @@ impl Guard {
             mode,
             self.pins.as_ref(),
         )?;
-        Ok((attachment, GUARDING))
+        Ok((attachment, How::Attached))
     }
 
     /// Where frames may be sent and received.
@@ -202,14 +229,14 @@ impl Guard {
                 NearNames::new(name, names)
             ));
         };
-        take_off(self.interfaces.remove(at));
+        take_off(self.interfaces.remove(at), &self.journal);
         self.replan().map_err(|error| format!("{error:#}"))
     }
 
     /// Detaches from everything. The tables go with the last of us, as nothing is attached by them.
     pub fn take_off(&mut self) {
         for interface in self.interfaces.drain(..).rev() {
-            take_off(interface);
+            take_off(interface, &self.journal);
         }
         self.missing.clear();
     }
@@ -217,13 +244,13 @@ impl Guard {
     /// Ends, and leaves what is pinned to whoever comes next.
     pub fn leave(&mut self) {
         if self.pins.is_none() {
+            self.end_attacks();
             return self.take_off();
         }
         for interface in self.interfaces.drain(..) {
-            info!(
-                interface = interface.name,
-                "{} stays guarded; `synguard detach --now` takes the guard off", interface.name
-            );
+            self.journal.note(What::LeftGuarded {
+                interface: interface.name,
+            });
         }
     }
 
@@ -278,7 +305,9 @@ impl Guard {
                 self.missing.push(name);
                 continue;
             }
-            info!("interface {name} is back");
+            self.journal.note(What::InterfaceReturned {
+                interface: name.clone(),
+            });
             if let Err(error) = self.attach(&name) {
                 // It may not be ready yet: the next look tries again.
                 error!("{error}");
@@ -293,26 +322,25 @@ impl Guard {
             .interfaces
             .extract_if(.., |each| world.by_index(each.index).is_none())
         {
-            error!(
-                interface = gone.name,
-                "interface {} is gone: it will be guarded again when it returns", gone.name
-            );
             if let Some(attachment) = gone.attachment
                 && let Err(error) = attachment.detach()
             {
                 warn!("{error}");
             }
-            self.missing.push(gone.name);
+            self.missing.push(gone.name.clone());
+            self.journal.note(What::InterfaceGone {
+                interface: gone.name,
+            });
         }
         for interface in &mut self.interfaces {
             if let Some(link) = world.by_index(interface.index)
                 && link.device.name != interface.name
             {
-                info!(
-                    "interface {} is called {} now",
-                    interface.name, link.device.name
-                );
-                interface.name.clone_from(&link.device.name);
+                let new_name = link.device.name.clone();
+                self.journal.note(What::InterfaceRenamed {
+                    interface: new_name.clone(),
+                    old_name: std::mem::replace(&mut interface.name, new_name),
+                });
             }
         }
     }

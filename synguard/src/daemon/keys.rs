@@ -50,6 +50,15 @@ impl Deriver {
     }
 }
 
+/// What a rotation did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rotation {
+    /// Keys written.
+    pub written: usize,
+    /// Whether that of the present epoch was one of them.
+    pub late: bool,
+}
+
 /// The key ring in the kernel.
 pub struct KeyRing {
     deriver: Deriver,
@@ -79,13 +88,13 @@ impl KeyRing {
         Ok(())
     }
 
-    /// Puts the keys of the last, the present and the next epochs in place; says how many were
+    /// Puts the keys of the last, the present and the next epochs in place; says which were
     /// missing. A clock that was set back simply makes other epochs the present one.
     pub fn rotate(
         &mut self,
         map: &mut Array<MapData, Wire<EpochKey>>,
         epoch: u64,
-    ) -> Result<usize, MapError> {
+    ) -> Result<Rotation, MapError> {
         self.epoch = epoch;
         let missing = self.missing(epoch);
         for epoch in &missing {
@@ -94,7 +103,10 @@ impl KeyRing {
             self.written[slot as usize] = Some(*epoch);
             self.last_rotation = clock::wall_seconds();
         }
-        Ok(missing.len())
+        Ok(Rotation {
+            written: missing.len(),
+            late: missing.contains(&epoch),
+        })
     }
 
     fn missing(&self, epoch: u64) -> Vec<u64> {

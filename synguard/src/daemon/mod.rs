@@ -7,6 +7,7 @@
 //! own give up half-open connections ([`sweep`]) and look after flows ([`flows`]).
 
 mod admission;
+mod attack;
 mod calm;
 mod clock;
 mod drain;
@@ -14,6 +15,7 @@ mod errands;
 mod flows;
 mod guard;
 mod interfaces;
+mod keyless;
 mod keys;
 mod links;
 mod listeners;
@@ -21,6 +23,7 @@ mod notify;
 mod numbers;
 mod plan;
 mod reload;
+mod room;
 mod secret;
 mod service;
 mod snapshot;
@@ -58,6 +61,7 @@ use crate::{
         self,
         error::{AttachError, NearNames},
     },
+    journal::{Journal, What},
     metrics,
     model::{InterfaceStatus, XdpMode},
 };
@@ -122,7 +126,12 @@ async fn daemon(args: RunArgs) -> anyhow::Result<()> {
         startup::compare_sizes(&options, &dataplane.maps);
     }
     let xdp_mode = config.xdp_mode;
+    let journal = config
+        .state
+        .as_deref()
+        .map_or_else(Journal::in_memory, Journal::open);
     let mut guard = Guard::start(Beginnings {
+        journal: journal.clone(),
         config,
         config_path: args.config_path,
         overrides: args.overrides,
@@ -140,7 +149,7 @@ async fn daemon(args: RunArgs) -> anyhow::Result<()> {
         warn!("generic XDP was asked for: it is several times slower than native XDP");
     }
 
-    let (handle, commands) = Handle::new();
+    let (handle, commands) = Handle::new(journal.clone());
     let (stopping, stopped) = watch::channel(());
     let mut servers = vec![spawn(
         "control API",
@@ -153,14 +162,20 @@ async fn daemon(args: RunArgs) -> anyhow::Result<()> {
         ));
     }
     systemd.ready();
-    info!(interfaces = interfaces.join(","), "ready");
+    journal.note(What::DaemonStarted {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        interfaces,
+    });
 
     let signal = run_loop(&mut guard, netlink, commands, &mut signals, &systemd).await;
 
     systemd.stopping();
     // Whoever sits at the terminal wants the machine back; whoever manages services wants no gap.
     match signal {
-        "SIGINT" => guard.take_off(),
+        "SIGINT" => {
+            guard.end_attacks();
+            guard.take_off();
+        }
         _ => guard.leave(),
     }
     drop(stopping);
@@ -169,7 +184,10 @@ async fn daemon(args: RunArgs) -> anyhow::Result<()> {
             warn!("a server did not end in time");
         }
     }
-    info!("stopped");
+    journal.note(What::DaemonStopped {
+        signal: signal.to_owned(),
+    });
+    journal.close();
     Ok(())
 }
 

@@ -7,20 +7,21 @@ use std::{
 };
 
 use synguard_common::abi::SERVICE_NONE;
-use tracing::{info, warn};
+use tracing::info;
 
 use super::{
     admission::{self, Kind},
     guard::Guard,
     service::Running,
     sysctl::Profile,
-    watermark::{self, Listeners},
+    watermark::{self, Listeners, Watermarks},
 };
 use crate::{
     dataplane::{
         Tables,
         tables::{self, Exception, Facts},
     },
+    journal::{Journal, What},
     model::Service,
 };
 
@@ -161,46 +162,52 @@ fn pairs<'a>(
         .map(|new| (old.iter().find(|old| old.number == new.number), new))
 }
 
-pub(super) fn report_watermarks(old: &[Running], new: &[Running]) {
+/// Says what has changed. How a new service begins is for the log alone.
+pub(super) fn report_watermarks(old: &[Running], new: &[Running], journal: &Journal) {
     for (old, new) in pairs(old, new) {
-        if old.is_none_or(|old| old.watermarks != new.watermarks) {
-            info!(
-                service = new.service.name,
-                high = new.watermarks.high,
-                low = new.watermarks.low,
-                "watermarks of {}: high {}, low {} ({})",
-                new.service.name,
-                new.watermarks.high,
-                new.watermarks.low,
-                new.watermarks.reason
-            );
+        let service = new.service.name.clone();
+        let Watermarks { high, low, reason } = new.watermarks;
+        match old.map(|old| &old.watermarks) {
+            None => info!(
+                service,
+                "watermarks of {service}: high {high}, low {low} ({reason})"
+            ),
+            Some(old) if *old != new.watermarks => journal.note(What::ThresholdChanged {
+                service,
+                high,
+                low,
+                old_high: old.high,
+                old_low: old.low,
+                reason: reason.to_string(),
+            }),
+            Some(_) => {}
         }
     }
 }
 
-/// Says what has changed; without `old`, only what is wrong.
-pub(super) fn report_admission(old: &[Running], new: &[Running]) {
+/// Says what has changed. How a new service begins is for the log alone, unless that is wrong.
+pub(super) fn report_admission(old: &[Running], new: &[Running], journal: &Journal) {
     for (old, new) in pairs(old, new) {
-        let name = &new.service.name;
-        let (kind, reason) = (new.admission.kind, &new.admission.reason);
+        let service = new.service.name.clone();
+        let (kind, reason) = (new.admission.kind, new.admission.reason.clone());
+        let admission = kind.to_string();
         let before = old.map(|old| &old.admission);
         if before.is_some_and(|before| *before == new.admission) {
             continue;
         }
         match before.map(|before| before.kind) {
-            None if kind == Kind::None => warn!(
-                service = name,
-                "service {name} is watched but cannot be guarded: {reason}"
-            ),
-            Some(_) if kind == Kind::None => warn!(
-                service = name,
-                "service {name} cannot be guarded any more: {reason}"
-            ),
-            Some(Kind::None) => info!(
-                service = name,
-                "service {name} can be guarded again: admission {kind} ({reason})"
-            ),
-            _ => info!(service = name, "admission of {name}: {kind} ({reason})"),
+            _ if kind == Kind::None => journal.note(What::AdmissionLost { service, reason }),
+            None => info!(service, "admission of {service}: {kind} ({reason})"),
+            Some(Kind::None) => journal.note(What::AdmissionRegained {
+                service,
+                admission,
+                reason,
+            }),
+            Some(_) => journal.note(What::AdmissionChanged {
+                service,
+                admission,
+                reason,
+            }),
         }
     }
 }

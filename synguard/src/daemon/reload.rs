@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use tracing::{info, warn};
-
 use super::guard::Guard;
 use crate::{
     config,
+    journal::What,
     model::{Config, Service},
 };
 
@@ -33,8 +32,12 @@ impl Guard {
                 Ok(changes)
             });
         match &applied {
-            Ok(changes) => info!("configuration reloaded: {changes}"),
-            Err(error) => warn!("configuration not reloaded, the old one stays: {error}"),
+            Ok(changes) => self.journal.note(What::ConfigReloaded {
+                changes: changes.clone(),
+            }),
+            Err(error) => self.journal.note(What::ConfigRefused {
+                error: error.clone(),
+            }),
         }
         applied
     }
@@ -68,6 +71,7 @@ fn changes(old: &Config, new: &Config) -> String {
         ("interfaces", old.interfaces != new.interfaces),
         ("metrics", old.metrics != new.metrics),
         ("socket", old.socket != new.socket),
+        ("state", old.state != new.state),
         ("secret", old.secret != new.secret),
         ("pins", old.pins != new.pins),
         (

@@ -1,5 +1,20 @@
 //! One running service: follows its state, says what changes, and turns it calm.
 
+use super::{
+    admission::{Decision, Kind},
+    attack::{self, Attack, Moment},
+    calm::{Calm, Rules, Sample},
+    clock,
+    keyless::Keyless,
+    sysctl::Profile,
+    watermark::{self, Listeners, Watermarks},
+};
+use crate::{
+    config::cover,
+    dataplane::{states::SharedState, stats, tables::Target},
+    journal::{End, Journal, What},
+    model::{Addresses, Mode, Server, ServerOffer, ServerStatus, Service},
+};
 use synguard_common::{
     abi::{
         MODE_ADAPTIVE, MODE_ALWAYS, MODE_OBSERVE, OFFER_ECN, OFFER_SACK, OFFER_TIMESTAMPS,
@@ -7,20 +22,6 @@ use synguard_common::{
     },
     clock::GRACE_NS,
     verdict::Reason,
-};
-use tracing::{info, warn};
-
-use super::{
-    admission::{Decision, Kind},
-    calm::{Calm, Rules, Sample},
-    clock,
-    sysctl::Profile,
-    watermark::{self, Listeners, Watermarks},
-};
-use crate::{
-    config::cover,
-    dataplane::{states::SharedState, stats, tables::Target},
-    model::{Addresses, Mode, Server, ServerOffer, Service},
 };
 
 /// A service and what the daemon remembers of it.
@@ -42,6 +43,12 @@ pub struct Running {
     pub calmed_total: u64,
     guarded_count: u32,
     calm: Calm,
+    attack: Option<Attack>,
+    keyless: Keyless,
+    /// How it stood at the last tick, and in which mode.
+    last: Option<(Mode, Moment)>,
+    /// What its servers were last seen to offer.
+    profile: Option<ServerStatus>,
 }
 
 impl Running {
@@ -61,13 +68,27 @@ impl Running {
             calmed_total: 0,
             guarded_count: 0,
             calm: Calm::default(),
+            attack: None,
+            keyless: Keyless::default(),
+            last: None,
+            profile: None,
         }
     }
 
     /// A service that an earlier daemon has followed.
-    pub fn resumed(number: u16, service: Service, state: &ServiceState, calmed: u64) -> Self {
+    pub fn resumed(
+        number: u16,
+        service: Service,
+        state: &ServiceState,
+        calmed: u64,
+        journal: &Journal,
+    ) -> Self {
         let guarded_for = clock::monotonic_ns().saturating_sub(state.guarded_at);
+        let attack = (state.state == STATE_GUARDED)
+            .then(|| Attack::resumed(state.guarded_at, service.mode, &service.name, journal))
+            .flatten();
         Self {
+            attack,
             guarded: state.state == STATE_GUARDED,
             state_since: (state.state == STATE_GUARDED)
                 .then(|| clock::wall_seconds().saturating_sub(guarded_for / 1_000_000_000)),
@@ -138,8 +159,32 @@ impl Running {
     }
 
     /// Follows what the programs did, and turns the service calm when it is time.
-    pub fn tick(&mut self, now: u64, slot: &SharedState, counted: &ServiceStats) {
+    pub fn tick(
+        &mut self,
+        now: u64,
+        slot: &SharedState,
+        counted: &ServiceStats,
+        journal: &Journal,
+    ) {
         let state = slot.read();
+        let moment = Moment {
+            half_open: state.half_open,
+            low: self.watermarks.low,
+            totals: attack::totals(self.service.mode, counted),
+        };
+        // Each mode has counters of its own.
+        let mode = self.service.mode;
+        let changed = self
+            .attack
+            .as_ref()
+            .is_some_and(|attack| attack.mode() != mode);
+        if changed {
+            self.end_attack(now, End::ModeChanged, journal);
+        }
+        let before = match self.last.replace((mode, moment)) {
+            Some((of, before)) if of == mode => before,
+            _ => moment,
+        };
         self.calm.observe(Sample {
             now,
             // In mode observe these are counted elsewhere, and rightly not here: what passes is
@@ -157,22 +202,30 @@ impl Running {
             ),
         });
         let admits = self.admission.kind != Kind::None;
-        if state.guarded_count != self.guarded_count {
+        let crossed = state.guarded_count != self.guarded_count;
+        if crossed {
             self.guarded_count = state.guarded_count;
             self.calm.restart();
-            warn!(
-                service = self.service.name,
-                half_open = state.half_open,
-                high = self.watermarks.high,
-                "service {} is guarded: {} half-open connections, high watermark {}",
-                self.service.name,
-                state.half_open,
-                self.watermarks.high
-            );
+        }
+        if crossed || changed {
+            let watches = mode != Mode::Always && self.attack.is_none();
+            if state.state == STATE_GUARDED && watches {
+                self.attack = Some(Attack::new(state.guarded_at, mode, before.totals));
+                journal.note(What::AttackBegan {
+                    service: self.service.name.clone(),
+                    mode,
+                    half_open: state.half_open,
+                    high: self.watermarks.high,
+                    counted_before: before.totals,
+                });
+            }
+        }
+        if let Some(attack) = &mut self.attack {
+            let projected = self.calm.projected(self.service.half_open_timeout);
+            attack.observe(state.half_open, projected);
         }
         let mut kernel_guards = state.state == STATE_GUARDED;
         if kernel_guards {
-            let projected = self.projected();
             let over = match self.service.mode {
                 _ if !admits => true,
                 Mode::Always => false,
@@ -185,18 +238,28 @@ impl Running {
                 kernel_guards = false;
                 self.calm.restart();
                 self.calmed_total += 1;
-                info!(
-                    service = self.service.name,
-                    half_open = state.half_open,
-                    projected,
-                    low = self.watermarks.low,
-                    "service {} is calm: {} half-open connections and {projected} projected, low watermark {}",
-                    self.service.name,
-                    state.half_open,
-                    self.watermarks.low
-                );
+                if self.attack.is_some() {
+                    let reason = if admits {
+                        End::Calm
+                    } else {
+                        End::AdmissionLost
+                    };
+                    self.end_attack(now, reason, journal);
+                } else {
+                    journal.note(What::Calm {
+                        service: self.service.name.clone(),
+                        half_open: state.half_open,
+                        low: self.watermarks.low,
+                    });
+                }
             }
         }
+        if !kernel_guards {
+            self.end_attack(now, End::ModeChanged, journal);
+        }
+        let keyless = stats::count(counted, Reason::NoKey);
+        self.keyless
+            .observe(now, &self.service.name, keyless, journal);
         let guarded = admits
             && match self.service.mode {
                 Mode::Always => true,
@@ -207,6 +270,42 @@ impl Running {
             self.guarded = guarded;
             self.state_since = Some(clock::wall_seconds());
         }
+    }
+
+    /// Says how the attack that is going on has ended, if there is one.
+    pub fn end_attack(&mut self, now: u64, reason: End, journal: &Journal) {
+        if let Some(attack) = self.attack.take() {
+            let moment = self.last.map(|(_, moment)| moment).unwrap_or_default();
+            journal.note(attack.ended(&self.service.name, reason, now, moment));
+        }
+    }
+
+    /// Says what its servers offer, where that is news.
+    pub fn follow_profile(&mut self, seen: ServerStatus, journal: &Journal) {
+        let service = || self.service.name.clone();
+        let unknown = ServerStatus::default();
+        let known = self.profile.as_ref().unwrap_or(&unknown);
+        let unwithheld = |status: &ServerStatus| ServerStatus {
+            withheld: Vec::new(),
+            ..status.clone()
+        };
+        if seen.source == "learned" && unwithheld(&seen) != unwithheld(known) {
+            journal.note(What::ProfileLearned {
+                service: service(),
+                timestamps: seen.timestamps,
+                sack: seen.sack,
+                window_scale: seen.window_scale,
+                ecn: seen.ecn,
+                mss: seen.mss,
+            });
+        }
+        if !seen.withheld.is_empty() && seen.withheld != known.withheld {
+            journal.note(What::ProfileWithheld {
+                service: service(),
+                options: seen.withheld.clone(),
+            });
+        }
+        self.profile = Some(seen);
     }
 
     fn rules(&self) -> Rules {
@@ -334,7 +433,7 @@ mod tests {
             for second in 1..=4 {
                 counted.reasons[Reason::Challenged as usize] += 1000;
                 counted.reasons[reason as usize] += 1000;
-                running.tick(second * SECOND, &slot, &counted);
+                running.tick(second * SECOND, &slot, &counted, &Journal::in_memory());
             }
             assert_eq!(running.projected(), 0, "{reason:?}");
         }
@@ -342,9 +441,10 @@ mod tests {
 
     #[test]
     fn an_adaptive_service_follows_the_kernel_and_comes_back() {
+        let journal = Journal::in_memory();
         let mut running = running(Mode::Adaptive);
         let slot = SharedState::default();
-        running.tick(SECOND, &slot, &ZERO);
+        running.tick(SECOND, &slot, &ZERO, &Journal::in_memory());
         assert!(!running.guarded && running.state_since.is_none());
         assert!(slot.turn_guarded(SECOND));
         let mut counted = ZERO;
@@ -352,13 +452,13 @@ mod tests {
         for _ in 0..80 {
             now += SECOND / 4;
             counted.reasons[Reason::Challenged as usize] += 10_000;
-            running.tick(now, &slot, &counted);
+            running.tick(now, &slot, &counted, &journal);
             assert!(running.guarded);
         }
         let flood_ended = now;
         while running.guarded {
             now += SECOND / 4;
-            running.tick(now, &slot, &counted);
+            running.tick(now, &slot, &counted, &journal);
             assert!(now < flood_ended + 60 * SECOND);
         }
         assert!(now >= flood_ended + 15 * SECOND);
@@ -373,7 +473,7 @@ mod tests {
             running.admission.kind = Kind::None;
             let slot = SharedState::default();
             slot.turn_guarded(1);
-            running.tick(SECOND, &slot, &ZERO);
+            running.tick(SECOND, &slot, &ZERO, &Journal::in_memory());
             assert!(!running.guarded);
             assert_eq!(slot.read().state, 0);
         }
@@ -383,7 +483,7 @@ mod tests {
     fn always_leaves_by_way_of_guarded_and_observe_gives_grace() {
         let slot = SharedState::default();
         let mut service = running(Mode::Always);
-        service.tick(SECOND, &slot, &ZERO);
+        service.tick(SECOND, &slot, &ZERO, &Journal::in_memory());
         assert!(service.guarded);
         service.leave_mode(Mode::Adaptive, &slot);
         assert_eq!(slot.read().state, STATE_GUARDED);

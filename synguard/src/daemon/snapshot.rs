@@ -16,13 +16,12 @@ use tracing::error;
 use super::{clock, guard::Guard, service::Running};
 use crate::{
     dataplane::{error::one_line, health, ledger::Count, load::kernel_release, stats},
-    model::{InterfaceStatus, ReasonCount, ServerStatus, ServiceStatus, Snapshot},
+    model::{InterfaceStatus, MapFill, ReasonCount, ServerStatus, ServiceStatus, Snapshot},
 };
 
 impl Guard {
     /// Everything, read from the kernel now.
     pub fn snapshot(&self) -> Snapshot {
-        let flows = self.flows.status();
         Snapshot {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             kernel: kernel_release(),
@@ -43,17 +42,20 @@ impl Guard {
                 .map(|running| self.service_status(running))
                 .collect(),
             keys: self.keys.status(),
-            maps: health::fill(
-                &self.dataplane.maps,
-                &self.tables,
-                health::Swept {
-                    half_open: self.sweeper.entries(),
-                    flows: flows.entries(),
-                    verified: self.flows.verified(),
-                },
-            ),
-            flows,
+            maps: self.fills(),
+            flows: self.flows.status(),
+            events: self.journal.counts(),
         }
+    }
+
+    /// How full the kernel's tables are.
+    pub(super) fn fills(&self) -> Vec<MapFill> {
+        let swept = health::Swept {
+            half_open: self.sweeper.entries(),
+            flows: self.flows.status().entries(),
+            verified: self.flows.verified(),
+        };
+        health::fill(&self.dataplane.maps, &self.tables, swept)
     }
 
     /// One attached interface.
@@ -129,7 +131,7 @@ impl Guard {
 }
 
 /// What the programs offer in the name of a proxied service's servers.
-fn server(config: &ServiceConfig, state: &ServiceState, now: u32) -> ServerStatus {
+pub(super) fn server(config: &ServiceConfig, state: &ServiceState, now: u32) -> ServerStatus {
     let learned = Profile(state.profile);
     // The MSS is told for IPv4, where it is the usual number.
     let offer = Offer::of(config, learned, V4::OVERHEAD);

@@ -26,7 +26,7 @@ pub enum Listeners {
 }
 
 /// Both watermarks, and why they are what they are.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Watermarks {
     /// Half-open connections at which the service becomes guarded.
     pub high: u32,

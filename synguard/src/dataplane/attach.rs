@@ -74,6 +74,8 @@ pub struct Attachment {
     pins: Option<PathBuf>,
     /// How XDP runs: `native` or `generic`.
     pub xdp_mode: &'static str,
+    /// Why that is not native, where native was tried first.
+    pub fallback: Option<String>,
     /// The interface.
     pub index: u32,
     /// Its name when it was attached.
@@ -146,7 +148,7 @@ pub fn attach(
             admit.insert(device.index, hook_admit(&mut dataplane.programs, device)?);
         }
     }
-    let (xdp, xdp_mode) = attach_xdp(&mut dataplane.programs, device, mode)?;
+    let (xdp, xdp_mode, fallback) = attach_xdp(&mut dataplane.programs, device, mode)?;
     let out = match xdp_mode == GENERIC {
         now if now == generic => out,
         now => hook_out(&mut dataplane.programs, device, now)?,
@@ -157,6 +159,7 @@ pub fn attach(
         _out: out,
         pins: None,
         xdp_mode,
+        fallback,
         index: device.index,
         name: device.name.clone(),
     };
@@ -204,6 +207,7 @@ fn pin(attachment: Attachment, pins: &Pins, device: &Device) -> Result<Attachmen
             _out: out,
             pins: Some(directory.clone()),
             xdp_mode: attachment.xdp_mode,
+            fallback: attachment.fallback,
             index: attachment.index,
             name: attachment.name,
         })
@@ -302,6 +306,7 @@ pub fn adopt(
         _out: out,
         pins: Some(directory),
         xdp_mode,
+        fallback: None,
         index: device.index,
         name: device.name.clone(),
     };
@@ -388,28 +393,18 @@ fn attach_xdp(
     programs: &mut Programs,
     device: &Device,
     mode: XdpMode,
-) -> Result<(XdpLink, &'static str), AttachError> {
+) -> Result<(XdpLink, &'static str, Option<String>), AttachError> {
+    let mut fallback = None;
     if mode != XdpMode::Generic {
         match try_xdp(programs, device, AyaXdpMode::Driver) {
-            Ok(link) => return Ok((link, NATIVE)),
-            Err(error @ AttachError::NativeUnsupported { .. }) if mode == XdpMode::Auto => {
-                if let AttachError::NativeUnsupported {
-                    name,
-                    driver,
-                    mtu,
-                    reason,
-                } = error
-                {
-                    warn!(
-                        "driver {driver} of {name} refuses native XDP{mtu} ({reason}): using generic XDP, \
-                         which is several times slower"
-                    );
-                }
+            Ok(link) => return Ok((link, NATIVE, None)),
+            Err(AttachError::NativeUnsupported { mtu, reason, .. }) if mode == XdpMode::Auto => {
+                fallback = Some(format!("{mtu}({reason})").trim_start().to_owned());
             }
             Err(error) => return Err(error),
         }
     }
-    try_xdp(programs, device, AyaXdpMode::Skb).map(|link| (link, GENERIC))
+    try_xdp(programs, device, AyaXdpMode::Skb).map(|link| (link, GENERIC, fallback))
 }
 
 fn try_xdp(

@@ -290,6 +290,14 @@ impl Families {
         ] {
             w.gauge(name, help, [(vec![], value)])?;
         }
+        w.counter(
+            "synguard_events",
+            "Events noted since the daemon started, by kind; `synguard events` shows them.",
+            self.0
+                .events
+                .iter()
+                .map(|(kind, noted)| (vec![("kind", &**kind)], *noted)),
+        )?;
         let maps = &self.0.maps;
         w.gauge(
             "synguard_map_entries",

@@ -250,7 +250,9 @@ pub fn run_command(binary: &Path, files: &TempDir) -> Command {
         .arg("--secret")
         .arg(files.path().join("secret"))
         .arg("--pins")
-        .arg(pins(files));
+        .arg(pins(files))
+        .arg("--state")
+        .arg(files.path().join("state"));
     command
 }
 

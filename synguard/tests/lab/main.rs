@@ -8,6 +8,7 @@ mod connections;
 mod daemon;
 mod differential;
 mod establishment;
+mod events;
 mod floods;
 mod guard;
 mod halfopen;
