@@ -241,6 +241,12 @@ pub struct ServiceStatus {
     pub expired_total: u64,
     /// SYNs received.
     pub syns: u64,
+    /// SYNs received per second, lately.
+    #[serde(default)]
+    pub syn_rate: f64,
+    /// Where it is configured, for people.
+    #[serde(default)]
+    pub origin: String,
     /// Packets by reason; reasons with no packet are left out.
     pub packets: Vec<ReasonCount>,
     /// The same for what mode observe would have done.

@@ -13,8 +13,8 @@ use hyper::{Request, body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use synguard::{
     control::{
-        self, Command, DetachHow, DetachRequest, EventsRequest, Handle, client::Client,
-        client::ClientError,
+        self, Command, DetachHow, DetachRequest, EventsRequest, Handle, ServiceRequest,
+        client::Client, client::ClientError,
     },
     journal::{Journal, Kind, Timestamp, What},
     metrics,
@@ -61,6 +61,15 @@ fn pretend() -> (Handle, Arc<Mutex<Vec<String>>>) {
                 } => {
                     note(format!("mode {service:?} {mode}"));
                     drop(reply.send(Ok(())));
+                }
+                Command::AddService { request, reply } => {
+                    let service = serde_json::to_string(&request.service).unwrap();
+                    note(format!("add {service} {}", request.temporary));
+                    drop(reply.send(Ok("added".into())));
+                }
+                Command::RemoveService { name, reply } => {
+                    note(format!("remove {name}"));
+                    drop(reply.send(Err(format!("no service {name}"))));
                 }
                 // A run loop that dies over it.
                 Command::Reload { reply } => drop(reply),
@@ -156,13 +165,24 @@ async fn the_client_reaches_the_run_loop() {
     assert_eq!(done.message, "service web is in mode always");
     let done = client.set_mode(None, Mode::Observe).await.unwrap();
     assert_eq!(done.message, "every service is in mode observe");
+    let service = serde_json::json!({"name": "mail", "ports": [25]});
+    let request = ServiceRequest {
+        service: service.as_object().unwrap().clone(),
+        temporary: true,
+    };
+    assert_eq!(client.add_service(&request).await.unwrap().message, "added");
+    let refused = client.remove_service("a&b").await.unwrap_err();
+    assert!(matches!(&refused, ClientError::Refused(e) if e == "no service a&b"));
+    assert!(!refused.is_unreachable());
     assert_eq!(
         *log.lock().unwrap(),
         [
             "attach eth0",
             "detach Some(\"eth0\") Drain",
             "mode Some(\"web\") always",
-            "mode None observe"
+            "mode None observe",
+            "add {\"name\":\"mail\",\"ports\":[25]} true",
+            "remove a&b"
         ]
     );
 

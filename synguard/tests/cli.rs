@@ -25,7 +25,9 @@ fn fails(args: &[&str], stderr: &str) {
     let output = synguard(args);
     assert_eq!(text(&output.stderr), stderr);
     assert_eq!(text(&output.stdout), "");
-    assert_eq!(output.status.code(), Some(1));
+    let unreachable = stderr.starts_with("synguard: no daemon answers on");
+    let code = if unreachable { 3 } else { 1 };
+    assert_eq!(output.status.code(), Some(code));
 }
 
 #[test]
@@ -40,6 +42,10 @@ fn without_a_daemon_each_command_says_so() {
         &["status", "--json"],
         &["top", "--once"],
         &["top", "--json"],
+        &["service", "list"],
+        &["service", "show", "web", "--json"],
+        &["service", "add", "web", "--port", "80"],
+        &["service", "remove", "web"],
         &["events"],
         &["events", "--follow"],
         &["attach", "eth0"],
@@ -91,7 +97,7 @@ fn a_socket_of_others_says_so() {
             socket.display()
         )
     );
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(3));
 }
 
 #[test]
@@ -124,6 +130,51 @@ fn config_check_lists_every_mistake() {
 }
 
 #[test]
+fn config_check_tells_programs_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("f.toml");
+    let path = file.to_str().unwrap();
+    let check = |text: String| {
+        fs::write(&file, text).unwrap();
+        let output = synguard(&["config", "check", "--json", path]);
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        (output.status.code(), json, output.stderr)
+    };
+    let state = format!("[daemon]\nstate = {:?}\n", directory.path());
+    let (code, json, stderr) = check(state.clone());
+    let valid = serde_json::json!({"file": path, "valid": true, "services": 1, "mistakes": []});
+    assert_eq!((code, json, text(&stderr)), (Some(0), valid, ""));
+    let (code, json, stderr) = check(format!("{state}port = 2\n"));
+    assert_eq!((code, &json["valid"]), (Some(1), &false.into()));
+    assert_eq!(json["mistakes"][0]["line"], 3);
+    assert_eq!(json["mistakes"][0]["column"], 1);
+    let message = json["mistakes"][0]["message"].as_str().unwrap();
+    assert!(message.starts_with("unknown key `port`"), "{message}");
+    assert_eq!(text(&stderr).lines().count(), 1);
+
+    // With what was added by command.
+    let added = directory.path().join("services.d");
+    fs::create_dir(&added).unwrap();
+    fs::write(
+        added.join("web.toml"),
+        "[[service]]\nname = \"web\"\nports = [80]\n",
+    )
+    .unwrap();
+    assert_eq!(check(state.clone()).1["services"], 2);
+    let conflict = format!("{state}[[service]]\nname = \"http\"\nports = [80]\n");
+    let (code, json, _) = check(conflict);
+    let mistake = &json["mistakes"][0];
+    assert_eq!(code, Some(1));
+    assert!(
+        mistake["file"]
+            .as_str()
+            .unwrap()
+            .ends_with("services.d/web.toml")
+    );
+    assert!(mistake["message"].as_str().unwrap().contains("both cover"));
+}
+
+#[test]
 fn wrong_usage_ends_with_2() {
     for args in [
         &[][..],
@@ -132,6 +183,10 @@ fn wrong_usage_ends_with_2() {
         &["mode", "always"],
         &["mode", "web"],
         &["mode", "web", "on"],
+        &["events", "--kind", "attack"],
+        &["events", "--since", "yesterday"],
+        &["service", "add"],
+        &["service", "add", "web", "--server", "sack,=1"],
         &["mode", "--all", "web", "observe"],
         &["run", "-i", "eth0", "--metrics", "localhost:1"],
     ] {

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{Daemon, print};
+use super::{Daemon, print, print_json};
 
 /// Make the running daemon guard one more interface.
 #[derive(Debug, Args)]
@@ -11,6 +11,10 @@ pub(super) struct Attach {
     /// The interface.
     #[arg(value_name = "IFACE")]
     interface: String,
+
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
 
     #[command(flatten)]
     daemon: Daemon,
@@ -21,6 +25,9 @@ impl Attach {
         let attached = self
             .daemon
             .talk(|client| async move { Ok(client.attach(&self.interface).await?) })?;
+        if self.json {
+            return print_json(&attached);
+        }
         print(&format!(
             "{} is guarded, XDP in {} mode\n",
             attached.name, attached.xdp_mode

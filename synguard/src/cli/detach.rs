@@ -6,11 +6,11 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use indicatif::ProgressBar;
 
-use super::{Daemon, print};
+use super::{Daemon, print, print_json};
 use crate::{
     config::DEFAULT_PINS,
     control::{
-        DetachHow, DetachRequest,
+        DetachHow, DetachRequest, Done,
         client::{Client, ClientError},
     },
     dataplane::Pins,
@@ -51,6 +51,10 @@ pub(super) struct Detach {
     #[arg(long, value_name = "DIR", default_value = DEFAULT_PINS)]
     pins: PathBuf,
 
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+
     #[command(flatten)]
     daemon: Daemon,
 }
@@ -77,20 +81,20 @@ impl Detach {
             }
         })?;
         match asked {
-            Some(message) => print(&format!("{message}\n")),
+            Some(message) => self.say(&message),
             None => self.without_daemon(),
         }
     }
 
     /// Takes off what a daemon has left.
     fn without_daemon(&self) -> anyhow::Result<()> {
-        let nothing = || "no daemon runs, and none has left anything behind\n";
+        let nothing = "no daemon runs, and none has left anything behind";
         let Some(pins) = Pins::open_existing(&self.pins)? else {
-            return print(nothing());
+            return self.say(nothing);
         };
         if pins.interfaces().is_empty() {
             pins.clear()?;
-            return print(nothing());
+            return self.say(nothing);
         }
         if self.drain {
             let bar = ProgressBar::new_spinner();
@@ -109,7 +113,15 @@ impl Detach {
         }
         pins.clear()
             .context("cannot take off what a daemon has left")?;
-        print("took off what a daemon has left\n")
+        self.say("took off what a daemon has left")
+    }
+
+    fn say(&self, message: &str) -> anyhow::Result<()> {
+        if self.json {
+            let message = message.to_owned();
+            return print_json(&Done { message });
+        }
+        print(&format!("{message}\n"))
     }
 }
 

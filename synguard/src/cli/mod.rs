@@ -11,6 +11,7 @@ mod man;
 mod mode;
 mod reload;
 mod run;
+mod service;
 mod status;
 mod top;
 
@@ -23,15 +24,21 @@ use std::{
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
 
 use crate::{
     config::{DEFAULT_SOCKET, Error as ConfigError},
-    control::client::Client,
+    control::client::{Client, ClientError},
     daemon::NoInterface,
 };
 
-const EXIT_CODES: &str =
-    "Exit status: 0 done, 1 failed (one line on stderr says why), 2 wrong usage.";
+const EXIT_CODES: &str = "\
+Exit status: 0 done, 1 failed, 2 wrong usage, 3 no daemon runs or can be reached.
+Whatever is not done is explained by a line on stderr.";
+/// The arguments make no sense, as clap has it.
+const MISUSED: u8 = 2;
+/// No daemon runs, or none can be reached.
+const UNREACHABLE: u8 = 3;
 
 /// SYN-flood defence on XDP: answers SYNs with cookies from the NIC driver while a flood lasts.
 #[derive(Debug, Parser)]
@@ -58,6 +65,7 @@ enum Command {
     Status(status::Status),
     Top(top::Top),
     Events(events::Events),
+    Service(service::Service),
     Attach(attach::Attach),
     Detach(detach::Detach),
     Mode(mode::SetMode),
@@ -89,7 +97,7 @@ pub fn main() -> ExitCode {
                 // Nobody is left to be told when stderr is closed.
                 writeln!(io::stderr(), "synguard: {line}").ok();
             }
-            failure_code(&e)
+            exit_code(&e)
         }
     }
 }
@@ -101,6 +109,7 @@ impl Command {
             Self::Status(command) => command.execute(),
             Self::Top(command) => command.execute(),
             Self::Events(command) => command.execute(),
+            Self::Service(command) => command.execute(),
             Self::Attach(command) => command.execute(),
             Self::Detach(command) => command.execute(),
             Self::Mode(command) => command.execute(),
@@ -126,20 +135,23 @@ impl Daemon {
     }
 }
 
+fn exit_code(error: &anyhow::Error) -> ExitCode {
+    // A daemon that nobody told what to guard was used wrongly: no later try will change that.
+    if error.is::<NoInterface>() {
+        return MISUSED.into();
+    }
+    match error.downcast_ref::<ClientError>() {
+        Some(error) if error.is_unreachable() => UNREACHABLE.into(),
+        _ => ExitCode::FAILURE,
+    }
+}
+
 /// A chain of causes is one line; a configuration file has one line per mistake.
 fn failure_lines(error: &anyhow::Error) -> Vec<String> {
     match error.downcast_ref::<ConfigError>() {
         Some(config) => config.mistakes().map(ToString::to_string).collect(),
         None => vec![crate::one_line(&format!("{error:#}"))],
     }
-}
-
-/// A daemon that nobody told what to guard was used wrongly: no later try will change that.
-fn failure_code(error: &anyhow::Error) -> ExitCode {
-    if error.is::<NoInterface>() {
-        return ExitCode::from(2);
-    }
-    ExitCode::FAILURE
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
@@ -156,6 +168,11 @@ fn print(text: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Prints what a program reads.
+fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    print(&format!("{}\n", serde_json::to_string_pretty(value)?))
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -169,17 +186,17 @@ mod tests {
 
     #[test]
     fn every_command_has_an_example() {
-        fn check(command: &clap::Command) {
+        fn check(command: &clap::Command, line: &str) {
             if command.has_subcommands() {
-                command.get_subcommands().for_each(check);
+                for each in command.get_subcommands() {
+                    check(each, &format!("{line} {}", each.get_name()));
+                }
             } else {
                 let help = command.clone().render_long_help().to_string();
-                let example = format!("  synguard {}", command.get_name());
-                let nested = format!("  synguard config {}", command.get_name());
-                assert!(help.contains(&example) || help.contains(&nested), "{help}");
+                assert!(help.contains(line), "{line} in {help}");
             }
         }
-        check(&Cli::command());
+        check(&Cli::command(), "  synguard");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{Daemon, print};
+use super::{Daemon, print, print_json};
 use crate::model::Mode;
 
 /// Change the mode of a service, or of all, until the next reload.
@@ -22,6 +22,10 @@ pub(super) struct SetMode {
     #[arg(long)]
     all: bool,
 
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+
     #[command(flatten)]
     daemon: Daemon,
 }
@@ -32,6 +36,9 @@ impl SetMode {
         let done = self
             .daemon
             .talk(|client| async move { Ok(client.set_mode(service, self.mode).await?) })?;
+        if self.json {
+            return print_json(&done);
+        }
         print(&format!("{}\n", done.message))
     }
 }

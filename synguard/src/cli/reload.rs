@@ -2,12 +2,16 @@
 
 use clap::Args;
 
-use super::{Daemon, print};
+use super::{Daemon, print, print_json};
 
 /// Make the running daemon read its configuration file again: whole or not at all.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  synguard reload")]
 pub(super) struct Reload {
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+
     #[command(flatten)]
     daemon: Daemon,
 }
@@ -17,6 +21,9 @@ impl Reload {
         let done = self
             .daemon
             .talk(|client| async move { Ok(client.reload().await?) })?;
+        if self.json {
+            return print_json(&done);
+        }
         print(&format!("{}\n", done.message))
     }
 }

@@ -10,7 +10,7 @@ use clap::Args;
 use comfy_table::{Attribute, Cell, CellAlignment, Color, ContentArrangement, Table, presets};
 use synguard_common::verdict::{Action, Reason};
 
-use super::{Daemon, print};
+use super::{Daemon, print, print_json};
 use crate::{
     dataplane::stats::LET_IN,
     human::{ago, count, offered},
@@ -41,16 +41,9 @@ impl Status {
             .daemon
             .talk(|client| async move { Ok(client.status().await?) })?;
         if self.json {
-            return print(&format!("{}\n", serde_json::to_string_pretty(&snapshot)?));
+            return print_json(&snapshot);
         }
-        let now = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
-        print(&render(
-            &snapshot,
-            now.as_secs(),
-            io::stdout().is_terminal(),
-        )?)
+        print(&render(&snapshot, now(), io::stdout().is_terminal())?)
     }
 }
 
@@ -170,14 +163,9 @@ fn services(snapshot: &Snapshot, now: u64, colours: bool) -> Table {
             .state_since
             .map(|at| format!(" {}", ago(now, at)))
             .unwrap_or_default();
-        let state = Cell::new(format!("{}{since}", service.state));
         table.add_row([
             Cell::new(&service.name),
-            if service.state == "guarded" {
-                state.fg(Color::Yellow).add_attribute(Attribute::Bold)
-            } else {
-                state.fg(Color::Green)
-            },
+            state(service, &format!("{}{since}", service.state)),
             Cell::new(service.mode),
             Cell::new(count(service.half_open)),
             Cell::new(count(service.low.into())),
@@ -194,6 +182,16 @@ fn services(snapshot: &Snapshot, now: u64, colours: bool) -> Table {
     }
     align_right(&mut table, &[3, 4, 5, 6, 7, 8, 9]);
     table
+}
+
+/// A text about the state of a service, in the colour of that.
+pub(super) fn state(service: &ServiceStatus, text: &str) -> Cell {
+    let cell = Cell::new(text);
+    if service.state == "guarded" {
+        cell.fg(Color::Yellow).add_attribute(Attribute::Bold)
+    } else {
+        cell.fg(Color::Green)
+    }
 }
 
 fn notes(text: &mut String, service: &ServiceStatus) -> fmt::Result {
@@ -261,7 +259,7 @@ fn maps(snapshot: &Snapshot, colours: bool) -> Table {
     table
 }
 
-fn table(header: &[&str], colours: bool) -> Table {
+pub(super) fn table(header: &[&str], colours: bool) -> Table {
     let mut table = Table::new();
     table
         .load_style(presets::NOTHING)
@@ -283,7 +281,7 @@ fn table(header: &[&str], colours: bool) -> Table {
     table
 }
 
-fn align_right(table: &mut Table, columns: &[usize]) {
+pub(super) fn align_right(table: &mut Table, columns: &[usize]) {
     for &column in columns {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);

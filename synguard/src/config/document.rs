@@ -44,26 +44,35 @@ struct Threshold {
     inherited: bool,
 }
 
-/// Positions that mistakes between services are reported at.
-struct Places {
-    service: Range<usize>,
+/// What services inherit, and must fit.
+pub(super) struct Defaults {
+    settings: Settings,
+    /// Of the half-open table.
+    entries: u32,
+}
+
+/// A service, and the positions that mistakes between it and others are reported at.
+pub(super) struct Found {
+    pub(super) service: Service,
+    /// Position of its report.
+    file: usize,
+    /// Where it is called what it is called, if that is right.
+    name: Option<Range<usize>>,
+    place: Range<usize>,
     prefixes: HashMap<IpNet, Range<usize>>,
 }
 
-/// The configuration in `text`; meaningless unless the report is clean afterwards.
-pub(super) fn config(text: &str, report: &mut Report<'_>) -> Config {
+/// The configuration in `text` without its services, what services inherit, and the services;
+/// meaningless unless the report is clean afterwards.
+pub(super) fn config(text: &str, report: &mut Report<'_>) -> (Config, Defaults, Vec<Found>) {
     let mut config = built_in();
-    let (document, errors) = DeTable::parse_recoverable(text);
-    for error in errors {
-        let right = "see https://toml.io for the syntax";
-        report.add(
-            &error.span().unwrap_or(0..0),
-            format!("{}; {right}", error.message()),
-        );
-    }
-    if !report.is_clean() {
-        return config;
-    }
+    let mut defaults = Defaults {
+        settings: Settings::built_in(),
+        entries: config.half_open_entries,
+    };
+    let Some(document) = parse(text, report) else {
+        return (config, defaults, Vec::new());
+    };
     let root = Section::open(
         document.get_ref(),
         "the file",
@@ -99,24 +108,89 @@ pub(super) fn config(text: &str, report: &mut Report<'_>) -> Config {
         set(time, &daemon, key, report);
     }
 
-    let defaults = subsection(&root, "defaults", values::DEFAULTS_KEYS, report);
-    let mut settings = Settings::built_in().overlaid(&defaults, report);
+    let section = subsection(&root, "defaults", values::DEFAULTS_KEYS, report);
+    let mut settings = Settings::built_in().overlaid(&section, report);
     settings.high.inherited = true;
     settings.low.inherited = true;
-    let entries = config.half_open_entries;
-    match root.raw("service") {
+    defaults = Defaults {
+        settings,
+        entries: config.half_open_entries,
+    };
+    let built_in = std::mem::take(&mut config.services);
+    let found = match root.raw("service") {
         None => {
-            settings.check(entries, &(0..0), report);
-            let inherited = config
-                .services
-                .drain(..)
-                .map(|s| settings.service(s))
-                .collect();
-            config.services = inherited;
+            defaults.settings.check(defaults.entries, &(0..0), report);
+            let inherits = |service| Found {
+                service: defaults.settings.service(service),
+                file: 0,
+                name: None,
+                place: 0..0,
+                prefixes: HashMap::new(),
+            };
+            built_in.into_iter().map(inherits).collect()
         }
-        Some(value) => config.services = services(value, &settings, entries, report),
+        Some(value) => services(value, 0, &defaults, report),
+    };
+    (config, defaults, found)
+}
+
+/// The services in `text`, a file of nothing else, which has the report `file`.
+pub(super) fn addition(
+    file: usize,
+    text: &str,
+    defaults: &Defaults,
+    report: &mut Report<'_>,
+) -> Vec<Found> {
+    let Some(document) = parse(text, report) else {
+        return Vec::new();
+    };
+    let root = Section::open(
+        document.get_ref(),
+        "a file of services",
+        &["service"],
+        report,
+    );
+    match root.raw("service") {
+        Some(value) => services(value, file, defaults, report),
+        None if report.is_clean() => {
+            report.add(
+                &(0..0),
+                "there is no [[service]]; give one, or remove the file",
+            );
+            Vec::new()
+        }
+        None => Vec::new(),
     }
-    config
+}
+
+/// Names of the services in `text`, with their lines, from 1.
+pub(super) fn names(text: &str) -> Vec<(String, usize)> {
+    let (document, _) = DeTable::parse_recoverable(text);
+    let services = document.get_ref().get("service");
+    let services = services.and_then(|value| value.get_ref().as_array());
+    let name = |item: &Spanned<DeValue<'_>>| {
+        let name = item.get_ref().as_table()?.get(values::NAME.name)?;
+        let before = text.get(..name.span().start)?;
+        let line = before.matches('\n').count() + 1;
+        Some((name.get_ref().as_str()?.to_owned(), line))
+    };
+    services
+        .into_iter()
+        .flat_map(|items| items.iter().filter_map(name))
+        .collect()
+}
+
+/// The document, if its syntax is right.
+fn parse<'a>(text: &'a str, report: &mut Report<'_>) -> Option<Spanned<DeTable<'a>>> {
+    let (document, errors) = DeTable::parse_recoverable(text);
+    for error in errors {
+        let right = "see https://toml.io for the syntax";
+        report.add(
+            &error.span().unwrap_or(0..0),
+            format!("{}; {right}", error.message()),
+        );
+    }
+    report.is_clean().then_some(document)
 }
 
 fn set<T>(target: &mut T, section: &Section<'_>, key: &Key<T>, report: &mut Report<'_>) {
@@ -174,10 +248,10 @@ fn interfaces(daemon: &Section<'_>, report: &mut Report<'_>) -> Vec<String> {
 
 fn services(
     value: &Spanned<DeValue<'_>>,
-    defaults: &Settings,
-    entries: u32,
+    file: usize,
+    defaults: &Defaults,
     report: &mut Report<'_>,
-) -> Vec<Service> {
+) -> Vec<Found> {
     let Some(array) = value.get_ref().as_array() else {
         let is = describe(value.get_ref());
         report.add(
@@ -186,9 +260,7 @@ fn services(
         );
         return Vec::new();
     };
-    let mut services: Vec<Service> = Vec::new();
-    let mut places: Vec<Places> = Vec::new();
-    let mut names: HashSet<String> = HashSet::new();
+    let mut services: Vec<Found> = Vec::new();
     for (i, item) in array.iter().enumerate() {
         let Some(table) = item.get_ref().as_table() else {
             let is = describe(item.get_ref());
@@ -198,15 +270,6 @@ fn services(
             );
             continue;
         };
-        if i == SERVICES_LIMIT {
-            report.add(
-                &item.span(),
-                format!(
-                    "{} services are too many; give at most {SERVICES_LIMIT}",
-                    array.len()
-                ),
-            );
-        }
         let section = Section::open(table, "[[service]]", values::SERVICE_KEYS, report);
         let name = section.get(&values::NAME, report);
         if section.raw(values::NAME.name).is_none() {
@@ -215,27 +278,23 @@ fn services(
                 "[[service]] has no `name`; give it one, such as \"web\"",
             );
         }
-        if let Some((name, span)) = &name
-            && !names.insert(name.clone())
-        {
-            report.add(
-                span,
-                format!("another service is called `{name}`; give each its own name"),
-            );
-        }
-        let settings = defaults.overlaid(&section, report);
-        settings.check(entries, &item.span(), report);
+        let settings = defaults.settings.overlaid(&section, report);
+        settings.check(defaults.entries, &item.span(), report);
         let (addresses, prefixes) = addresses(&section, report);
-        services.push(settings.service(Service {
+        let (name, name_span) = name.unzip();
+        let service = settings.service(Service {
             // A service without a valid name is a mistake already; mistakes between it and others
             // need one all the same.
-            name: name.map_or_else(|| format!("#{}", i + 1), |(name, _)| name),
+            name: name.unwrap_or_else(|| format!("#{}", i + 1)),
             addresses,
             ports: ports(&section, report),
             ..template()
-        }));
-        places.push(Places {
-            service: item.span(),
+        });
+        services.push(Found {
+            service,
+            file,
+            name: name_span,
+            place: item.span(),
             prefixes,
         });
     }
@@ -245,22 +304,49 @@ fn services(
             "`service` is an empty array; leave it out for the built-in service",
         );
     }
+    services
+}
+
+/// Notes what does not fit together, at the service that is later. Each file has its report.
+pub(super) fn check_together(found: &[Found], reports: &mut [Report<'_>]) {
+    let mut note = |at: &Found, span: &Range<usize>, text: String| {
+        if let Some(report) = reports.get_mut(at.file) {
+            report.add(span, text);
+        }
+    };
+    if let Some(beyond) = found.get(SERVICES_LIMIT) {
+        let text = format!(
+            "{} services are too many; give at most {SERVICES_LIMIT}",
+            found.len()
+        );
+        note(beyond, &beyond.place, text);
+    }
+    let mut names: HashSet<&str> = HashSet::new();
+    for each in found {
+        let name = each.service.name.as_str();
+        if !names.insert(name)
+            && let Some(span) = &each.name
+        {
+            let text = format!("another service is called `{name}`; give each its own name");
+            note(each, span, text);
+        }
+    }
+    let services: Vec<Service> = found.iter().map(|each| each.service.clone()).collect();
     for conflict in cover::conflicts(&services) {
-        let (first, second) = (&services[conflict.first], &services[conflict.second]);
-        let place = &places[conflict.second];
+        let (first, second) = (&found[conflict.first], &found[conflict.second]);
         let span = conflict
             .prefix
-            .and_then(|prefix| place.prefixes.get(&prefix));
-        report.add(
-            span.unwrap_or(&place.service),
+            .and_then(|prefix| second.prefixes.get(&prefix));
+        note(
+            second,
+            span.unwrap_or(&second.place),
             format!(
                 "services `{}` and `{}` both cover {conflict}; give one of them other ports or a \
                  longer prefix",
-                first.name, second.name
+                first.service.name, second.service.name
             ),
         );
     }
-    services
 }
 
 /// What a service is before its own keys are read.

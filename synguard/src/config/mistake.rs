@@ -25,6 +25,30 @@ impl Mistake {
         }
     }
 
+    /// The line without the place, where that is in `file`, which the user knows of.
+    pub fn about(&self, file: &Path) -> String {
+        if self.file == file {
+            self.text.clone()
+        } else {
+            self.to_string()
+        }
+    }
+
+    /// The file that it is in.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// Line and column, from 1, unless it is the file as a whole.
+    pub fn position(&self) -> Option<(usize, usize)> {
+        self.position
+    }
+
+    /// What is wrong, and what would be right.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     /// A mistake at the position that follows `before`.
     pub(super) fn at_end_of(file: &Path, before: &str, text: String) -> Self {
         let line = before.matches('\n').count() + 1;
@@ -54,9 +78,21 @@ impl fmt::Display for Mistake {
 pub struct Error {
     first: Mistake,
     others: Vec<Mistake>,
+    /// The file to check for the others.
+    main: PathBuf,
 }
 
 impl Error {
+    /// These mistakes, if there are any, in what `main` is the main file of.
+    pub(super) fn of(mistakes: Vec<Mistake>, main: &Path) -> Option<Self> {
+        let mut mistakes = mistakes.into_iter();
+        Some(Self {
+            first: mistakes.next()?,
+            others: mistakes.collect(),
+            main: main.to_owned(),
+        })
+    }
+
     /// The mistakes in the order of the file.
     pub fn mistakes(&self) -> impl Iterator<Item = &Mistake> {
         std::iter::once(&self.first).chain(&self.others)
@@ -66,6 +102,7 @@ impl Error {
 impl From<Mistake> for Error {
     fn from(first: Mistake) -> Self {
         Self {
+            main: first.file.clone(),
             first,
             others: Vec::new(),
         }
@@ -80,7 +117,7 @@ impl fmt::Display for Error {
             n => write!(
                 f,
                 " (and {n} more: `synguard config check {}` lists them)",
-                self.first.file.display()
+                self.main.display()
             ),
         }
     }
@@ -115,18 +152,11 @@ impl<'a> Report<'a> {
         self.mistakes.is_empty()
     }
 
-    /// `value` if nothing was wrong.
-    pub(super) fn finish<T>(self, value: T) -> Result<T, Error> {
-        let mut mistakes = self.mistakes.into_iter().map(|(offset, text)| {
+    /// What was wrong, in the order of the file.
+    pub(super) fn mistakes(self) -> impl Iterator<Item = Mistake> {
+        self.mistakes.into_iter().map(|(offset, text)| {
             let before = self.input.get(..offset).unwrap_or(self.input);
             Mistake::at_end_of(self.file, before, text)
-        });
-        match mistakes.next() {
-            None => Ok(value),
-            Some(first) => Err(Error {
-                first,
-                others: mistakes.collect(),
-            }),
-        }
+        })
     }
 }

@@ -1,6 +1,7 @@
-//! Configuration: one TOML file, checked as a whole before any of it is used.
+//! Configuration: one TOML file, and services added by command, checked as a whole before any of it
+//! is used.
 //!
-//! [`load`] reads the file ([`document`] walks it, [`table`] and [`values`] read single keys),
+//! [`load`] reads the files ([`sources`] knows which, [`document`] walks one, [`table`] and [`values`] read single keys),
 //! checks what the services cover against each other ([`cover`]) and lets the command line's
 //! [`Overrides`] win. Every mistake is one line, `FILE:LINE:COL: what is wrong; what would be
 //! right`, and as many as can be found are reported at once.
@@ -9,6 +10,7 @@ pub mod cover;
 mod document;
 mod mistake;
 mod server;
+mod sources;
 mod table;
 mod values;
 
@@ -22,6 +24,7 @@ use std::{
 };
 
 pub use mistake::{Error, Mistake};
+pub use sources::{Addition, Origin, Sources};
 
 use crate::model::{Config, Mode, Service, XdpMode};
 
@@ -173,14 +176,10 @@ impl From<StateDirectory> for Option<PathBuf> {
     }
 }
 
-/// The configuration of `path` (the built-in one without), as the command line changes it.
+/// The configuration of `path` (the built-in one without), with the services that were added by
+/// command, as the command line changes it.
 pub fn load(path: Option<&Path>, overrides: &Overrides) -> Result<Config, Error> {
-    let mut config = match path {
-        Some(path) => parse(path, &read(path)?)?,
-        None => built_in(),
-    };
-    overrides.apply(&mut config);
-    Ok(config)
+    Sources::read(path, overrides)?.config()
 }
 
 /// What holds without a file.
@@ -203,13 +202,6 @@ pub fn built_in() -> Config {
             ..document::template()
         }],
     }
-}
-
-/// Checks `text`, which came from `path`.
-fn parse(path: &Path, text: &str) -> Result<Config, Error> {
-    let mut report = mistake::Report::new(path, text);
-    let config = document::config(text, &mut report);
-    report.finish(config)
 }
 
 fn read(path: &Path) -> Result<String, Error> {

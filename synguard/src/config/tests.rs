@@ -7,6 +7,11 @@ use crate::model::{Addresses, Admission, Server, ServerOffer, Watermark};
 
 const SHIPPED: &str = include_str!("../../../deploy/synguard.toml");
 
+/// Checks `text`, which came from `path`.
+fn parse(path: &Path, text: &str) -> Result<Config, Error> {
+    sources::parse(Some((path, text)), &[])
+}
+
 fn good(text: &str) -> Config {
     match parse(Path::new("f.toml"), text) {
         Ok(config) => config,

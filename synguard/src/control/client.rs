@@ -18,7 +18,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
 use tokio::{net::UnixStream, time::timeout};
 
-use super::{DetachRequest, Done, EventsRequest, Failure, InterfaceRequest, ModeRequest};
+use super::{
+    DetachRequest, Done, EventsRequest, Failure, InterfaceRequest, ModeRequest, NameRequest,
+    ServiceRequest,
+};
 use crate::{
     journal::Event,
     model::{InterfaceStatus, Mode, Snapshot},
@@ -104,6 +107,21 @@ impl Client {
             mode,
         };
         self.request(Method::POST, "/v1/mode", Some(&body)).await
+    }
+
+    /// `POST /v1/services`.
+    pub async fn add_service(&self, request: &ServiceRequest) -> Result<Done, ClientError> {
+        self.request(Method::POST, "/v1/services", Some(request))
+            .await
+    }
+
+    /// `DELETE /v1/services`.
+    pub async fn remove_service(&self, name: &str) -> Result<Done, ClientError> {
+        let name = name.to_owned();
+        let query =
+            serde_urlencoded::to_string(NameRequest { name }).map_err(|e| self.strange(e))?;
+        let path = format!("/v1/services?{query}");
+        self.request(Method::DELETE, &path, None::<&()>).await
     }
 
     /// `POST /v1/reload`.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
-use super::DetachRequest;
+use super::{DetachRequest, ServiceRequest};
 use crate::{
     journal::Journal,
     model::{InterfaceStatus, Mode, Snapshot},
@@ -44,6 +44,20 @@ pub enum Command {
         mode: Mode,
         /// Nothing, or why not.
         reply: oneshot::Sender<Result<(), String>>,
+    },
+    /// Add a service, whole or not at all.
+    AddService {
+        /// It.
+        request: ServiceRequest,
+        /// What was added, or why nothing was.
+        reply: oneshot::Sender<Result<String, String>>,
+    },
+    /// Remove a service that was added by command.
+    RemoveService {
+        /// Its name.
+        name: String,
+        /// What was removed, or why nothing was.
+        reply: oneshot::Sender<Result<String, String>>,
     },
     /// Read the configuration file again and apply it, whole or not at all.
     Reload {
@@ -113,6 +127,20 @@ impl Handle {
         })
         .await?
         .map_err(CommandError::Refused)
+    }
+
+    /// [`Command::AddService`].
+    pub async fn add_service(&self, request: ServiceRequest) -> Result<String, CommandError> {
+        self.ask(|reply| Command::AddService { request, reply })
+            .await?
+            .map_err(CommandError::Refused)
+    }
+
+    /// [`Command::RemoveService`].
+    pub async fn remove_service(&self, name: String) -> Result<String, CommandError> {
+        self.ask(|reply| Command::RemoveService { name, reply })
+            .await?
+            .map_err(CommandError::Refused)
     }
 
     /// [`Command::Reload`].

@@ -13,6 +13,7 @@ pub use server::serve;
 pub use socket::{Listener, bind};
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::{
     journal::{Kind, Query, Timestamp},
@@ -68,6 +69,25 @@ pub struct ModeRequest {
     pub service: Option<String>,
     /// Its mode from now on.
     pub mode: Mode,
+}
+
+/// Body of `POST /v1/services`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceRequest {
+    /// The service, with the keys of a [[service]] in the configuration file.
+    pub service: Map<String, Value>,
+    /// Whether it ends with the daemon.
+    #[serde(default)]
+    pub temporary: bool,
+}
+
+/// Query of `DELETE /v1/services`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NameRequest {
+    /// Name of the service.
+    pub name: String,
 }
 
 /// Query of `GET /v1/events`. The answer has an event a line.

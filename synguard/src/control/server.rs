@@ -18,7 +18,7 @@ use tokio::{net::UnixListener, sync::watch};
 
 use super::{
     CommandError, DetachRequest, Done, EventsRequest, Failure, Handle, InterfaceRequest,
-    ModeRequest, socket::Listener,
+    ModeRequest, NameRequest, ServiceRequest, socket::Listener,
 };
 use crate::{
     journal::Event,
@@ -55,6 +55,7 @@ fn router(handle: Handle) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/events", get(events))
+        .route("/v1/services", post(add_service).delete(remove_service))
         .route("/v1/attach", post(attach))
         .route("/v1/detach", post(detach))
         .route("/v1/mode", post(mode))
@@ -131,6 +132,24 @@ async fn mode(
         None => format!("every service is in mode {mode}"),
     };
     handle.set_mode(service, mode).await?;
+    Ok(Json(Done { message }))
+}
+
+async fn add_service(
+    State(handle): State<Handle>,
+    body: Result<Json<ServiceRequest>, JsonRejection>,
+) -> Result<Json<Done>, ApiError> {
+    let Json(request) = body?;
+    let message = handle.add_service(request).await?;
+    Ok(Json(Done { message }))
+}
+
+async fn remove_service(
+    State(handle): State<Handle>,
+    query: Result<Query<NameRequest>, QueryRejection>,
+) -> Result<Json<Done>, ApiError> {
+    let Query(NameRequest { name }) = query?;
+    let message = handle.remove_service(name).await?;
     Ok(Json(Done { message }))
 }
 

@@ -1,12 +1,7 @@
 //! What the daemon guards: interfaces, services, and the tables between them. Owned by the run
 //! loop alone.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use aya::maps::MapError;
@@ -32,7 +27,7 @@ use super::{
     sysctl::{self, Tcp},
 };
 use crate::{
-    config::Overrides,
+    config::{Origin, Sources},
     dataplane::{
         Books, Dataplane, Jiffies, Pins, States, Tables, apply,
         error::{NearNames, one_line},
@@ -52,8 +47,8 @@ const SETTLING_TICKS: u32 = 60 * TICKS_PER_SECOND;
 pub struct Guard {
     pub(super) journal: Journal,
     pub(super) config: Config,
-    pub(super) config_path: Option<PathBuf>,
-    pub(super) overrides: Overrides,
+    pub(super) sources: Sources,
+    pub(super) origins: BTreeMap<String, Origin>,
     pub(super) dataplane: Dataplane,
     pub(super) states: Arc<States>,
     pub(super) books: Arc<Books>,
@@ -91,10 +86,8 @@ pub struct Beginnings {
     pub journal: Journal,
     /// The configuration, and where it came from.
     pub config: Config,
-    /// Its file.
-    pub config_path: Option<PathBuf>,
-    /// What the command line said.
-    pub overrides: Overrides,
+    /// That.
+    pub sources: Sources,
     /// The loaded programs.
     pub dataplane: Dataplane,
     /// What outlives the daemon.
@@ -111,8 +104,7 @@ impl Guard {
         let Beginnings {
             journal,
             config,
-            config_path,
-            overrides,
+            sources,
             mut dataplane,
             pins,
             mut keys,
@@ -169,8 +161,8 @@ impl Guard {
             settled_at: before.settled_at,
             started_at: clock::wall_seconds(),
             applied_at: 0,
-            config_path,
-            overrides,
+            origins: sources.origins(),
+            sources,
             dataplane,
             states,
             books,
@@ -192,6 +184,15 @@ impl Guard {
     /// Applies a configuration, whole or not at all. Services that keep their name keep their
     /// number, their counters and what is known of them.
     pub(super) fn configure(&mut self, config: Config) -> anyhow::Result<()> {
+        self.configure_with(config, false)
+    }
+
+    /// The same; `keep_modes` leaves modes as they are that were changed by command.
+    pub(super) fn configure_with(
+        &mut self,
+        config: Config,
+        keep_modes: bool,
+    ) -> anyhow::Result<()> {
         let names = config.services.iter().map(|service| service.name.as_str());
         let numbers = self.numbers.assign(names, self.sweeper.passes())?;
         let old: BTreeMap<&str, &Running> = self
@@ -203,7 +204,17 @@ impl Guard {
         for service in &config.services {
             let number = numbers.get(&service.name).unwrap_or(SERVICE_NONE);
             services.push(match old.get(service.name.as_str()) {
-                Some(running) => running.reconfigured(service.clone()),
+                Some(running) => {
+                    let mode = if keep_modes {
+                        running.service.mode
+                    } else {
+                        service.mode
+                    };
+                    running.reconfigured(Service {
+                        mode,
+                        ..service.clone()
+                    })
+                }
                 None => self.running(number, service.clone()),
             });
         }
@@ -231,7 +242,7 @@ impl Guard {
             return Err(error);
         }
         self.sweeper.set_timeouts(timeouts(&services));
-        self.report_services(&services);
+        self.report_services(&config.services);
         self.commit(tables, services);
         self.numbers = numbers;
         self.config = config;
@@ -397,13 +408,13 @@ impl Guard {
     }
 
     /// Says which services come, change and go. At the start all come, which is no news.
-    fn report_services(&mut self, next: &[Running]) {
+    fn report_services(&mut self, next: &[Service]) {
         if self.applied_at == 0 {
             return;
         }
         let now = clock::monotonic_ns();
         for old in &mut self.services {
-            if !next.iter().any(|new| new.number == old.number) {
+            if !next.iter().any(|new| new.name == old.service.name) {
                 old.end_attack(now, End::ServiceRemoved, &self.journal);
                 self.journal.note(What::ServiceRemoved {
                     service: old.service.name.clone(),
@@ -412,10 +423,10 @@ impl Guard {
         }
         let configured = |name: &str| self.config.services.iter().find(|old| old.name == name);
         for new in next {
-            let service = new.service.name.clone();
+            let service = new.name.clone();
             match configured(&service) {
                 None => self.journal.note(What::ServiceAdded { service }),
-                Some(old) if *old != new.service => {
+                Some(old) if old != new => {
                     self.journal.note(What::ServiceChanged { service });
                 }
                 Some(_) => {}

@@ -22,10 +22,12 @@ mod listeners;
 mod notify;
 mod numbers;
 mod plan;
+mod rate;
 mod reload;
 mod room;
 mod secret;
 mod service;
+mod services;
 mod snapshot;
 mod startup;
 mod sweep;
@@ -55,7 +57,7 @@ use self::{
     notify::Systemd,
 };
 use crate::{
-    config::{self, Overrides},
+    config::{Overrides, Sources},
     control::{self, Command, DetachHow, DetachRequest, Handle},
     dataplane::{
         self,
@@ -94,7 +96,8 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
 }
 
 async fn daemon(args: RunArgs) -> anyhow::Result<()> {
-    let config = config::load(args.config_path.as_deref(), &args.overrides)?;
+    let sources = Sources::read(args.config_path.as_deref(), &args.overrides)?;
+    let config = sources.config()?;
     let interfaces = startup::interfaces(&config)?;
     startup::check_capabilities()?;
     let mut signals = Signals::catch()?;
@@ -133,8 +136,7 @@ async fn daemon(args: RunArgs) -> anyhow::Result<()> {
     let mut guard = Guard::start(Beginnings {
         journal: journal.clone(),
         config,
-        config_path: args.config_path,
-        overrides: args.overrides,
+        sources,
         dataplane,
         pins,
         keys,
@@ -258,6 +260,12 @@ async fn execute(guard: &mut Guard, netlink: &Netlink, systemd: &Systemd, comman
             reply,
         } => {
             let _ = reply.send(guard.set_mode(service.as_deref(), mode));
+        }
+        Command::AddService { request, reply } => {
+            let _ = reply.send(guard.add_service(&request));
+        }
+        Command::RemoveService { name, reply } => {
+            let _ = reply.send(guard.remove_service(&name));
         }
         Command::Reload { reply } => {
             let _ = reply.send(reload(guard, systemd));

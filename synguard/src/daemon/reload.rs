@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use super::guard::Guard;
 use crate::{
-    config,
     journal::What,
     model::{Config, Service},
 };
@@ -12,23 +11,22 @@ use crate::{
 impl Guard {
     /// Applies the configuration file as it is now. On a mistake everything stays as it was.
     pub fn reload(&mut self) -> Result<String, String> {
-        let Some(path) = self.config_path.clone() else {
+        if self.sources.main_path().is_none() {
             return Err(
                 "there is no configuration file to reload: start synguard run with --config FILE"
                     .into(),
             );
-        };
-        let applied = config::load(Some(&path), &self.overrides)
+        }
+        let read = self.sources.read_again();
+        let applied = read
+            .and_then(|sources| Ok((sources.config()?, sources)))
             .map_err(|error| error.to_string())
-            .and_then(|next| {
+            .and_then(|(next, sources)| {
                 let changes = changes(&self.config, &next);
-                let next = Config {
-                    half_open_entries: self.config.half_open_entries,
-                    flow_entries: self.config.flow_entries,
-                    verified_entries: self.config.verified_entries,
-                    ..next
-                };
+                let next = self.with_old_sizes(next);
                 self.configure(next).map_err(|error| format!("{error:#}"))?;
+                self.origins = sources.origins();
+                self.sources = sources;
                 Ok(changes)
             });
         match &applied {
@@ -40,6 +38,17 @@ impl Guard {
             }),
         }
         applied
+    }
+
+    /// `next` with what only a start can change.
+    pub(super) fn with_old_sizes(&self, next: Config) -> Config {
+        Config {
+            half_open_entries: self.config.half_open_entries,
+            flow_entries: self.config.flow_entries,
+            verified_entries: self.config.verified_entries,
+            state: self.config.state.clone(),
+            ..next
+        }
     }
 }
 

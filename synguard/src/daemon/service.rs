@@ -6,6 +6,7 @@ use super::{
     calm::{Calm, Rules, Sample},
     clock,
     keyless::Keyless,
+    rate::Rate,
     sysctl::Profile,
     watermark::{self, Listeners, Watermarks},
 };
@@ -41,6 +42,8 @@ pub struct Running {
     pub state_since: Option<u64>,
     /// Turns to calm.
     pub calmed_total: u64,
+    /// SYNs.
+    pub syn_rate: Rate,
     guarded_count: u32,
     calm: Calm,
     attack: Option<Attack>,
@@ -66,6 +69,7 @@ impl Running {
             guarded: false,
             state_since: None,
             calmed_total: 0,
+            syn_rate: Rate::default(),
             guarded_count: 0,
             calm: Calm::default(),
             attack: None,
@@ -172,6 +176,7 @@ impl Running {
             low: self.watermarks.low,
             totals: attack::totals(self.service.mode, counted),
         };
+        self.syn_rate.observe(now, counted.syns);
         // Each mode has counters of its own.
         let mode = self.service.mode;
         let changed = self

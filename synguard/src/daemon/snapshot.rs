@@ -1,6 +1,6 @@
 //! Puts together what the daemon knows at one moment.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, path::Path};
 
 use synguard_common::{
     abi::{
@@ -15,6 +15,7 @@ use tracing::error;
 
 use super::{clock, guard::Guard, service::Running};
 use crate::{
+    config::Origin,
     dataplane::{error::one_line, health, ledger::Count, load::kernel_release, stats},
     model::{InterfaceStatus, MapFill, ReasonCount, ServerStatus, ServiceStatus, Snapshot},
 };
@@ -26,7 +27,7 @@ impl Guard {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             kernel: kernel_release(),
             started_at: self.started_at,
-            config: self.config_path.clone(),
+            config: self.sources.main_path().map(Path::to_owned),
             config_applied_at: self.applied_at,
             local_admission_error: self.local_error(),
             draining: self.draining.is_some(),
@@ -122,6 +123,12 @@ impl Guard {
             calmed_total: running.calmed_total,
             expired_total: self.books.counted(running.number, Count::Expired),
             syns: counted.syns,
+            syn_rate: running.syn_rate.per_second(),
+            origin: self
+                .origins
+                .get(&running.service.name)
+                .unwrap_or(&Origin::BuiltIn)
+                .to_string(),
             packets: reasons(&counted.reasons),
             observed: reasons(&counted.observed),
             rtt: rtt(&counted.rtt),

@@ -153,6 +153,11 @@ impl Guard {
         fs::write(self.files.path().join("synguard.toml"), config).unwrap();
     }
 
+    /// The state directory.
+    pub fn state(&self) -> PathBuf {
+        self.files.path().join("state")
+    }
+
     /// The control socket.
     pub fn socket(&self) -> PathBuf {
         self.files.path().join("control.sock")

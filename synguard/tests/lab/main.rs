@@ -26,6 +26,7 @@ mod proxy_streams;
 mod proxy_tuples;
 mod reset_sources;
 mod routed;
+mod services;
 mod short;
 mod terminal;
 mod top;
