@@ -1,6 +1,6 @@
 //! Numbers and facts in words, the same in every command.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::model::ServerStatus;
 
@@ -22,6 +22,12 @@ pub fn count(n: u64) -> String {
     }
     let decimals = if scaled < 99.95 { 1 } else { 0 };
     format!("{scaled:.decimals$}{unit}")
+}
+
+/// The present moment, in seconds since the epoch.
+pub fn now() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.unwrap_or_default().as_secs()
 }
 
 /// The time from `then` to `now`, in its two largest units.

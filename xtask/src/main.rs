@@ -9,8 +9,8 @@ use clap::{Parser, Subcommand};
 
 mod libtest;
 mod lint;
-mod pictures;
 mod package;
+mod pictures;
 mod progress;
 mod run;
 mod setup;

@@ -3,7 +3,6 @@
 use std::{
     fmt::{self, Write},
     io::{self, IsTerminal},
-    time::SystemTime,
 };
 
 use clap::Args;
@@ -13,7 +12,7 @@ use synguard_common::verdict::{Action, Reason};
 use super::{Daemon, print, print_json};
 use crate::{
     dataplane::stats::LET_IN,
-    human::{ago, count, offered},
+    human::{ago, count, now, offered},
     model::{FlowStatus, ServiceStatus, Snapshot, packets},
 };
 

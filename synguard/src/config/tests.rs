@@ -204,6 +204,7 @@ fn defaults_hold_for_the_built_in_service() {
 #[test]
 fn the_command_line_wins() {
     let overrides = Overrides {
+        interfaces: vec!["eth1".into()],
         metrics: Some("[::1]:1".parse().unwrap()),
         pins: Some(PinDirectory::Off),
         mode: Some(Mode::Always),
@@ -214,6 +215,7 @@ fn the_command_line_wins() {
     };
     let config = load(None, &overrides).unwrap();
     let mut expected = built_in();
+    expected.interfaces = vec!["eth1".into()];
     expected.metrics = Some("[::1]:1".parse().unwrap());
     expected.pins = None;
     expected.services[0].mode = Mode::Always;

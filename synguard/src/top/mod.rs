@@ -14,7 +14,7 @@ pub mod view;
 use std::{
     io::{self, Write as _},
     pin::pin,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
@@ -27,6 +27,7 @@ use tokio::{
 
 use crate::{
     control::client::{Client, ClientError},
+    human::now,
     model::Snapshot,
 };
 use look::Look;
@@ -80,7 +81,7 @@ pub async fn print(
         let answer = ask(&client, asked + delay).await;
         asked = answer.asked;
         model.update(answer.said?, answer.at);
-        let wall = wall_seconds();
+        let wall = now();
         let frame = if json {
             batch::json(&model, wall)?
         } else {
@@ -194,7 +195,7 @@ impl Live {
             None if age > self.delay + PATIENCE => Some((age, "still waiting")),
             None => None,
         };
-        let wall = wall_seconds();
+        let wall = now();
         // Moved out for the while: drawing changes the rest of the choices.
         let paused = ui.paused.take();
         let model = paused.as_deref().unwrap_or(&self.model);
@@ -212,11 +213,4 @@ impl Live {
         view::draw(&scene, ui, frame.area(), frame.buffer_mut());
         ui.paused = paused;
     }
-}
-
-fn wall_seconds() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs()
 }

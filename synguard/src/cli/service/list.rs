@@ -9,10 +9,13 @@ use clap::Args;
 use comfy_table::Cell;
 
 use super::{
-    super::status::{ago, align_right, count, now, state, table},
+    super::status::{align_right, state, table},
     Daemon, print, print_json,
 };
-use crate::model::Snapshot;
+use crate::{
+    human::{ago, count, now},
+    model::Snapshot,
+};
 
 /// List the services of the running daemon.
 #[derive(Debug, Args)]

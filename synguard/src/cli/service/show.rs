@@ -9,10 +9,13 @@ use clap::Args;
 use comfy_table::Cell;
 
 use super::{
-    super::status::{ago, align_right, fold, now, offered, table},
+    super::status::{align_right, fold, table},
     Daemon, find, print, print_json,
 };
-use crate::model::{ReasonCount, ServiceStatus};
+use crate::{
+    human::{ago, now, offered},
+    model::{ReasonCount, ServiceStatus},
+};
 
 /// Show everything that is known of a service.
 #[derive(Debug, Args)]
@@ -157,7 +160,7 @@ mod tests {
             (1, "state: calm since the start, mode observe"),
             (
                 2,
-                "server: offers timestamps, window scale 7, MSS 1400 (learned from its",
+                "server: offers timestamps, window scale 7, MSS 1400 (learned from its servers);",
             ),
         ] {
             let lines: Vec<_> = pages[page].lines().collect();
