@@ -6,12 +6,14 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod dataplane;
+mod fold;
 mod http;
 mod human;
 pub mod journal;
 pub mod metrics;
 pub mod model;
 pub mod top;
+pub mod tune;
 
 use std::{fs::DirBuilder, io, os::unix::fs::DirBuilderExt as _, path::Path};
 

@@ -14,6 +14,7 @@ mod run;
 mod service;
 mod status;
 mod top;
+mod tune;
 
 use std::{
     future::Future,
@@ -71,6 +72,7 @@ enum Command {
     Mode(mode::SetMode),
     Reload(reload::Reload),
     Config(config::Config),
+    Tune(tune::Tune),
     Completions(completions::Completions),
     #[command(hide = true)]
     Man(man::Man),
@@ -115,6 +117,7 @@ impl Command {
             Self::Mode(command) => command.execute(),
             Self::Reload(command) => command.execute(),
             Self::Config(command) => command.execute(),
+            Self::Tune(command) => command.execute(),
             Self::Completions(command) => command.execute(),
             Self::Man(command) => command.execute(),
         }

@@ -12,12 +12,10 @@ use synguard_common::verdict::{Action, Reason};
 use super::{Daemon, print, print_json};
 use crate::{
     dataplane::stats::LET_IN,
+    fold,
     human::{ago, count, now, offered},
     model::{FlowStatus, ServiceStatus, Snapshot, packets},
 };
-
-/// Everything fits a terminal of this width.
-const WIDTH: u16 = 80;
 
 /// Show what the running daemon guards, and how that stands.
 #[derive(Debug, Args)]
@@ -263,7 +261,7 @@ pub(super) fn table(header: &[&str], colours: bool) -> Table {
     table
         .load_style(presets::NOTHING)
         .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_width(WIDTH)
+        .set_width(fold::WIDTH as u16)
         .set_header(
             header
                 .iter()
@@ -288,21 +286,9 @@ pub(super) fn align_right(table: &mut Table, columns: &[usize]) {
     }
 }
 
-/// `title: text`, folded at [`WIDTH`] with what follows indented. A word that is longer stays
-/// whole: it may be a path to copy.
+/// `title: text`, folded.
 pub(super) fn fold(out: &mut String, title: &str, text: &str) -> fmt::Result {
-    write!(out, "{title}:")?;
-    let mut column = title.chars().count() + 1;
-    for word in text.split_whitespace() {
-        let length = word.chars().count();
-        if column + 1 + length > WIDTH.into() {
-            write!(out, "\n ")?;
-            column = 1;
-        }
-        write!(out, " {word}")?;
-        column += 1 + length;
-    }
-    out.write_char('\n')
+    fold::fold(out, &format!("{title}:"), 2, text)
 }
 
 #[cfg(test)]

@@ -30,3 +30,4 @@ mod services;
 mod short;
 mod terminal;
 mod top;
+mod tune;

@@ -25,7 +25,7 @@ fn the_page_fits_80_columns() {
     let worst = render(&snapshot, NOW, false).unwrap();
     println!("{worst}");
     for line in page.lines().chain(worst.lines()) {
-        assert!(line.chars().count() <= WIDTH.into(), "{line}");
+        assert!(line.chars().count() <= fold::WIDTH, "{line}");
         assert!(!line.contains('\u{1b}'), "{line}");
     }
 }
