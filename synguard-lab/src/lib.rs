@@ -38,6 +38,7 @@
 //! | loss and reordering | [`impair::Impairment`] |
 //! | a machine with its own systemd, to install packages in | [`guest::Guest`] |
 //! | veth pairs and VLAN devices for other topologies | [`link`] |
+//! | offloads, switched on and off | [`ethtool`] |
 //! | frames by the byte, and reading answers | [`frame::Frame`], [`frame::describe`] |
 //! | sending and seeing frames on a wire | [`wire::Wire`] |
 //! | every TCP header that passes an end, both ways | [`capture::Capture`] |
@@ -63,7 +64,7 @@ pub mod client;
 pub mod cpu;
 pub mod demo;
 pub mod edge;
-mod ethtool;
+pub mod ethtool;
 pub mod fixtures;
 pub mod flood;
 pub mod frame;

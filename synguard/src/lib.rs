@@ -1,6 +1,7 @@
 //! The daemon and the command line of synguard, as a library.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod control;

@@ -2,6 +2,7 @@
 //! failure is told.
 
 mod attach;
+mod check;
 mod completions;
 mod config;
 mod detach;
@@ -72,6 +73,7 @@ enum Command {
     Mode(mode::SetMode),
     Reload(reload::Reload),
     Config(config::Config),
+    Check(check::Check),
     Tune(tune::Tune),
     Completions(completions::Completions),
     #[command(hide = true)]
@@ -117,6 +119,7 @@ impl Command {
             Self::Mode(command) => command.execute(),
             Self::Reload(command) => command.execute(),
             Self::Config(command) => command.execute(),
+            Self::Check(command) => command.execute(),
             Self::Tune(command) => command.execute(),
             Self::Completions(command) => command.execute(),
             Self::Man(command) => command.execute(),

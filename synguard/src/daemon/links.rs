@@ -6,7 +6,10 @@ use anyhow::Context as _;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
 use netlink_packet_route::{
     address::AddressAttribute,
-    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp},
+    link::{
+        InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
+        XdpAttached,
+    },
 };
 use rtnetlink::MulticastGroup;
 
@@ -24,6 +27,29 @@ pub struct Link {
     /// The device it is stacked on, in this namespace.
     lower: Option<u32>,
     vlan: bool,
+    /// What only `synguard check` asks.
+    pub details: Details,
+}
+
+/// More of a device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Details {
+    /// What it is where it is not a card: `veth`, `bond`, `vlan`, …
+    pub kind: Option<String>,
+    /// Whether its packets begin with an Ethernet header.
+    pub ethernet: bool,
+    /// Whether it is meant to be up.
+    pub enabled: bool,
+    /// The device below it, or the other end of its wire, wherever that is.
+    pub other: Option<u32>,
+    /// The namespace that one is in, where it is another; a number of ours.
+    pub other_namespace: Option<i32>,
+    /// The bond or bridge it is a port of.
+    pub controller: Option<u32>,
+    /// Receive queues it was made with.
+    pub rx_queues: u32,
+    /// Whether its XDP program is in generic mode.
+    pub generic_xdp: bool,
 }
 
 /// All devices and addresses at a moment.
@@ -34,6 +60,11 @@ pub struct World {
 }
 
 impl World {
+    /// All devices.
+    pub fn links(&self) -> &[Link] {
+        &self.links
+    }
+
     /// The device of this name.
     pub fn by_name(&self, name: &str) -> Option<&Link> {
         self.links.iter().find(|link| link.device.name == name)
@@ -183,15 +214,25 @@ fn link(message: &LinkMessage) -> Link {
         driver: None,
         xdp_program: None,
     };
-    let (mut lower, mut elsewhere, mut kind) = (None, false, None);
+    let mut details = Details {
+        ethernet: matches!(
+            message.header.link_layer_type,
+            LinkLayerType::Ether | LinkLayerType::Loopback
+        ),
+        enabled: flags.contains(LinkFlags::Up),
+        ..Details::default()
+    };
+    let mut kind = None;
     let mut mac = Vec::new();
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => device.name.clone_from(name),
             LinkAttribute::Mtu(mtu) => device.mtu = *mtu,
             LinkAttribute::Address(address) => mac.clone_from(address),
-            LinkAttribute::Link(index) => lower = Some(*index),
-            LinkAttribute::LinkNetNsId(_) => elsewhere = true,
+            LinkAttribute::Link(index) => details.other = Some(*index),
+            LinkAttribute::LinkNetNsId(id) => details.other_namespace = Some(*id),
+            LinkAttribute::Controller(index) => details.controller = Some(*index),
+            LinkAttribute::NumRxQueues(queues) => details.rx_queues = *queues,
             LinkAttribute::LinkInfo(infos) => {
                 kind = infos.iter().find_map(|info| match info {
                     LinkInfo::Kind(kind) => Some(kind.clone()),
@@ -199,6 +240,7 @@ fn link(message: &LinkMessage) -> Link {
                 });
             }
             LinkAttribute::Xdp(xdp) => {
+                details.generic_xdp = xdp.contains(&LinkXdp::Attached(XdpAttached::SocketBuffer));
                 device.xdp_program = xdp.iter().find_map(|xdp| match xdp {
                     LinkXdp::ProgId(id) | LinkXdp::DrvProgId(id) | LinkXdp::SkbProgId(id) => {
                         Some(*id)
@@ -213,12 +255,14 @@ fn link(message: &LinkMessage) -> Link {
         Some(kind) => Some(kind.to_string()),
         None => driver(&device.name),
     };
+    details.kind = kind.as_ref().map(ToString::to_string);
     Link {
         up: flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
         mac,
-        lower: lower.filter(|_| !elsewhere),
+        lower: details.other.filter(|_| details.other_namespace.is_none()),
         vlan: matches!(kind, Some(InfoKind::Vlan)),
         device,
+        details,
     }
 }
 
@@ -226,6 +270,21 @@ fn link(message: &LinkMessage) -> Link {
 fn driver(name: &str) -> Option<String> {
     let link = fs::read_link(format!("/sys/class/net/{name}/device/driver")).ok()?;
     Some(link.file_name()?.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+impl Link {
+    /// One that is up, for tests.
+    pub(crate) fn made_up(device: Device, details: Details) -> Self {
+        Self {
+            up: true,
+            mac: Vec::new(),
+            lower: None,
+            vlan: false,
+            device,
+            details,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -241,11 +300,9 @@ mod tests {
             xdp_program: None,
         };
         Link {
-            device,
-            up: true,
-            mac: Vec::new(),
             lower,
             vlan,
+            ..Link::made_up(device, Details::default())
         }
     }
 

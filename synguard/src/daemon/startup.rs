@@ -119,15 +119,20 @@ pub fn interfaces(config: &Config) -> Result<Vec<String>, NoInterface> {
 
 /// Checks for the capabilities that loading and attaching take.
 pub fn check_capabilities() -> Result<(), NotAllowed> {
-    // If they cannot be read, the kernel will say what is missing soon enough.
-    let Ok(have) = caps::read(None, CapSet::Effective) else {
-        return Ok(());
-    };
-    let missing = missing(|capability| have.contains(&capability));
+    let missing = missing_capabilities();
     if missing.is_empty() {
         Ok(())
     } else {
         Err(NotAllowed(MissingCapabilities(missing)))
+    }
+}
+
+/// Those of the capabilities that this process lacks.
+pub(crate) fn missing_capabilities() -> Vec<String> {
+    // If they cannot be read, the kernel will say what is missing soon enough.
+    match caps::read(None, CapSet::Effective) {
+        Ok(have) => missing(|capability| have.contains(&capability)),
+        Err(_) => Vec::new(),
     }
 }
 

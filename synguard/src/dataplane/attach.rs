@@ -518,17 +518,23 @@ fn kernel(device: &Device, program: &'static str, reason: String) -> AttachError
     }
 }
 
-fn occupied(device: &Device, id: u32) -> AttachError {
+/// Name of a loaded program.
+pub(crate) fn program_name(id: u32) -> Option<String> {
     let info = loaded_programs()
         .filter_map(Result::ok)
-        .find(|info| info.id() == id);
-    let program_name = info
-        .as_ref()
-        .and_then(|info| info.name_as_str())
-        .unwrap_or("?")
-        .to_owned();
+        .find(|info| info.id() == id)?;
+    info.name_as_str().map(str::to_owned)
+}
+
+/// Whether an XDP program of this name is synguard's.
+pub(crate) fn is_ours(program: &str) -> bool {
+    [PROGRAM_IN, PROGRAM_IN_GENERIC].contains(&program)
+}
+
+fn occupied(device: &Device, id: u32) -> AttachError {
+    let program_name = program_name(id).unwrap_or_else(|| "?".to_owned());
     let name = device.name.clone();
-    if [PROGRAM_IN, PROGRAM_IN_GENERIC].contains(&program_name.as_str()) {
+    if is_ours(&program_name) {
         AttachError::AlreadyGuarded {
             name,
             program: id,

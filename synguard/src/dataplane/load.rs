@@ -135,6 +135,27 @@ pub fn kernel_release() -> String {
         .unwrap_or_else(|_| "of unknown release".to_owned())
 }
 
+/// The object, to look at: which helpers its programs call, how large its maps are.
+pub(crate) fn object() -> Result<aya_obj::Object, LoadError> {
+    aya_obj::Object::parse(OBJECT).map_err(|error| LoadError::Object(one_line(&error)))
+}
+
+/// Entries of the maps whose size is not the object's own.
+pub(crate) fn map_entries(options: &Options) -> [(&'static str, u32); 10] {
+    [
+        (map::HALF_OPEN, options.half_open_entries),
+        (map::FLOWS, buckets_for(options.flow_entries)),
+        (map::VERIFIED, options.verified_entries),
+        (map::ADDRESSES, ADDRESS_ENTRIES),
+        (map::PREFIXES, ADDRESS_ENTRIES),
+        (map::PORTS, PORT_ENTRIES),
+        (map::SERVICES, SERVICE_SLOTS),
+        (map::STATES, SERVICE_SLOTS),
+        (map::STATS, SERVICE_SLOTS),
+        (map::LEDGER, SERVICE_SLOTS),
+    ]
+}
+
 /// Loads everything the kernel can run. Where it cannot make sockets from our cookies,
 /// [`Dataplane::local_error`] says why and `synguard_admit` stays out.
 pub fn load(options: &Options) -> Result<Dataplane, LoadError> {
@@ -207,16 +228,9 @@ impl Object {
         });
 
         let mut loader = EbpfLoader::new();
-        loader
-            .btf(Some(&btf))
-            .map_max_entries(map::HALF_OPEN, options.half_open_entries)
-            .map_max_entries(map::FLOWS, buckets_for(options.flow_entries))
-            .map_max_entries(map::VERIFIED, options.verified_entries)
-            .map_max_entries(map::ADDRESSES, ADDRESS_ENTRIES)
-            .map_max_entries(map::PREFIXES, ADDRESS_ENTRIES)
-            .map_max_entries(map::PORTS, PORT_ENTRIES);
-        for name in [map::SERVICES, map::STATES, map::STATS, map::LEDGER] {
-            loader.map_max_entries(name, SERVICE_SLOTS);
+        loader.btf(Some(&btf));
+        for (name, entries) in map_entries(options) {
+            loader.map_max_entries(name, entries);
         }
         if let Some(directory) = maps {
             for name in map::ALL {

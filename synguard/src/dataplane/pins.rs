@@ -35,7 +35,7 @@ use super::{
 };
 
 /// Where the BPF file system belongs.
-const BPFFS: &str = "/sys/fs/bpf";
+pub(crate) const BPFFS: &str = "/sys/fs/bpf";
 /// Its magic number (`BPF_FS_MAGIC`, linux/magic.h).
 const MAGIC: i64 = 0xcafe_4a11;
 /// Time between two looks at what is left to drain.
@@ -360,7 +360,7 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PinError
     move |source| PinError::Io { what, path, source }
 }
 
-fn is_bpffs(path: &Path) -> bool {
+pub(crate) fn is_bpffs(path: &Path) -> bool {
     rustix::fs::statfs(path).is_ok_and(|stat| stat.f_type == MAGIC)
 }
 

@@ -14,6 +14,9 @@ const BPF_PROG_TEST_RUN: libc::c_long = 10;
 /// The verdict on the frame is carried out (Linux 5.18).
 const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
 
+/// Frames of a batch, at most (`TEST_XDP_MAX_BATCH` of the kernel's net/bpf/test_run.c).
+const MAX_BATCH: u32 = 256;
+
 /// The part of `union bpf_attr` for this command (linux/bpf.h).
 #[repr(C)]
 #[derive(Default)]
@@ -91,6 +94,24 @@ impl Runner {
             ..self.on(frame)
         };
         test_run(attributes).map(drop)
+    }
+
+    /// Whether the kernel can have frames received by this XDP program. Asked by batches that it must
+    /// refuse, so that no frame is.
+    pub fn knows_live_frames(&self) -> bool {
+        let refusal = |flags, batch_size| {
+            let attributes = Attributes {
+                flags,
+                batch_size,
+                ..self.on(&[])
+            };
+            test_run(attributes)
+                .err()
+                .and_then(|error| error.raw_os_error())
+        };
+        // A kernel without batches says that the attributes are too many, not that these are wrong.
+        refusal(0, 1) == Some(libc::EINVAL)
+            && refusal(BPF_F_TEST_XDP_LIVE_FRAMES, MAX_BATCH + 1) == Some(libc::E2BIG)
     }
 
     fn on(&self, frame: &[u8]) -> Attributes {

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod bulk;
+mod check;
 mod client;
 mod command;
 mod connections;
