@@ -42,11 +42,12 @@ pub(super) fn judge(kernel: &Kernel, host: &Host) -> Vec<Check> {
         jit(kernel),
         Check::seen("tcx", &kernel.tcx, |there| {
             if *there {
-                Check::ok("tcx", "TC programs attach by link")
+                Check::ok("tcx", "the guard can outlive the daemon")
             } else {
-                Check::ok(
+                Check::warn(
                     "tcx",
-                    "before Linux 6.6: TC programs attach by a clsact qdisc",
+                    "missing: the guard ends with the daemon",
+                    "run Linux 6.6 or newer",
                 )
             }
         }),

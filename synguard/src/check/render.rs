@@ -37,7 +37,7 @@ pub fn render(report: &Report, colours: bool) -> Result<String, fmt::Error> {
     let count = |status| report.checks.iter().filter(|c| c.status == status).count();
     writeln!(
         text,
-        "\n{} ok, {} to look at, {} in the way",
+        "\n{} ok, {} warn, {} fail",
         count(Status::Ok),
         count(Status::Warn),
         count(Status::Fail)

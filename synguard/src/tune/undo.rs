@@ -124,8 +124,7 @@ fn replace(path: &Path, content: Option<&[u8]>) -> io::Result<()> {
             _ => Ok(()),
         };
     };
-    let directory = path.parent().unwrap_or(Path::new("/"));
-    fs::create_dir_all(directory)?;
+    let directory = crate::make_parent(path, 0o755)?;
     let mut file = tempfile::NamedTempFile::new_in(directory)?;
     file.write_all(content)?;
     // Anybody may read settings.
