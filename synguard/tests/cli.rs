@@ -110,8 +110,8 @@ fn config_check_lists_every_mistake() {
         &["config", "check", path],
         &format!(
             "synguard: {path}:2:10: `socket` is 1; give an absolute path\n\
-             synguard: {path}:3:1: unknown key `port` in [daemon]; its keys are metrics, socket, \
-             secret, pins, state, xdp_mode, half_open_entries, flow_entries, flow_idle_timeout, \
+             synguard: {path}:3:1: unknown key `port` in [daemon]; its keys are interfaces, metrics, \
+             socket, secret, pins, state, xdp_mode, half_open_entries, flow_entries, flow_idle_timeout, \
              verified_entries, verified_timeout\n"
         ),
     );
