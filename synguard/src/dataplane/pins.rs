@@ -108,7 +108,9 @@ pub enum Found {
 impl Pins {
     /// Opens the directory, made if it is not there, and removes what a crash has left.
     pub fn open(root: &Path) -> Result<Self, PinError> {
-        if root.starts_with(BPFFS) && !is_bpffs(Path::new(BPFFS)) {
+        // The service sees its own directory of the BPF file system, and nothing of it around that.
+        let there = is_bpffs(root) || is_bpffs(Path::new(BPFFS));
+        if root.starts_with(BPFFS) && !there {
             mount()?;
         }
         fs::create_dir_all(root).map_err(failed("make", root))?;

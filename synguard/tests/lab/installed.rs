@@ -10,7 +10,7 @@ use synguard_lab::{
 };
 
 use crate::{
-    client::{HTTP, both, connect, exchange, serve},
+    client::{ECHO, HTTP, Talk, both, connect, exchange, serve},
     guard::{admitted, eventually},
     package::package,
 };
@@ -115,8 +115,13 @@ fn package_lives_and_goes() {
     admits(&machine, both(HTTP)[0]);
     reloads(&machine);
     watchdog_restarts(&machine);
+    let talk = Talk::start(&edge, both(ECHO)[0]);
     upgrades(&machine);
+    talk.lives("through an upgrade");
+    stops_guarded(&machine);
+    talk.lives("without a daemon");
     goes(&machine, &before);
+    talk.finish();
 }
 
 /// Nobody is guarded before somebody says which interface.
@@ -234,6 +239,19 @@ fn upgrades(machine: &Installed<'_>) {
     assert_ne!(machine.main_pid(), old);
     assert!(machine.guarded());
     assert_eq!(machine.status().services[0].name, "mine");
+}
+
+/// What is pinned outlives the service, and is the next one's.
+fn stops_guarded(machine: &Installed<'_>) {
+    machine.told("systemctl stop synguard");
+    assert!(machine.guarded());
+    machine.told("systemctl start synguard");
+    let journal = machine.journal();
+    assert!(
+        !journal.contains("nothing outlives this daemon"),
+        "{journal}"
+    );
+    machine.told("systemctl stop synguard");
 }
 
 fn goes(machine: &Installed<'_>, before: &BTreeSet<String>) {

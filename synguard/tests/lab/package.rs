@@ -185,8 +185,13 @@ fn manual_pages_and_completions_are_sound() {
             mandoc
                 .args(["-T", "lint", "-W", "warning"])
                 .arg(root.path().join(&path));
-            let told = said(&mut mandoc);
-            assert_eq!(told, "", "{path}");
+            let told = both(&mandoc.output().unwrap());
+            // Which clap_mangen writes around lists of values, and which nobody sees.
+            let told: Vec<_> = told
+                .lines()
+                .filter(|line| !line.contains("skipping paragraph macro: br "))
+                .collect();
+            assert!(told.is_empty(), "{path}: {told:#?}");
             pages += 1;
         }
     }
