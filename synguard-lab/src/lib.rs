@@ -49,6 +49,7 @@
 //! | many connections, measured | [`load::LoadClient`] |
 //! | floods | [`flood::FloodSpec`] |
 //! | a daemon as child process in a namespace | [`process::Process`] |
+//! | programs that the set-up provides | [`tool`] |
 //! | CPU time of tasks and cores | [`cpu`] |
 //! | `synguard-demo` | [`demo`] |
 //! | `synguard-bench` | [`bench`] |
@@ -81,6 +82,7 @@ pub mod pictures;
 pub mod process;
 pub mod programs;
 pub mod testrun;
+pub mod tool;
 pub mod topology;
 pub mod wire;
 

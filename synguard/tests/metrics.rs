@@ -1,19 +1,14 @@
 //! The exporter's output: which metrics there are, their values, and what promtool thinks.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
-use std::{
-    collections::BTreeSet,
-    env,
-    io::Write,
-    path::PathBuf,
-    process::{Command, Stdio},
-};
+use std::collections::BTreeSet;
 
 use synguard::{
     metrics::{Format, render},
     model::Snapshot,
 };
 use synguard_common::verdict::{Action, Reason};
+use synguard_lab::tool::Promtool;
 
 /// Dashboards and alerts are built on these names: a change here breaks them.
 const NAMES: &[(&str, &str)] = &[
@@ -274,38 +269,9 @@ fn no_label_carries_an_address() {
 
 #[test]
 fn promtool_finds_nothing() {
-    let Some(promtool) = promtool() else {
-        println!("SKIP promtool_finds_nothing: no promtool in PATH or target/tools/bin");
+    let Some(promtool) = Promtool::or_skip("promtool_finds_nothing") else {
         return;
     };
-    let mut child = Command::new(&promtool)
-        .args(["check", "metrics"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
     let text = render(snapshot(), Format::Prometheus).unwrap();
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(text.as_bytes())
-        .unwrap();
-    let output = child.wait_with_output().unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    assert!(
-        output.status.success() && said.is_empty(),
-        "{}",
-        String::from_utf8_lossy(&said)
-    );
-}
-
-fn promtool() -> Option<PathBuf> {
-    let tools = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/tools/bin");
-    let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path)
-        .chain([tools])
-        .map(|directory| directory.join("promtool"))
-        .find(|file| file.is_file())
+    promtool.check_metrics(&text).unwrap();
 }

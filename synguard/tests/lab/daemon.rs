@@ -3,8 +3,7 @@
 use std::{
     io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpStream},
-    path::Path,
-    process::{Command, Output, Stdio},
+    process::{Command, Output},
     time::Duration,
 };
 
@@ -17,6 +16,7 @@ use synguard_lab::{
     edge::{Edge, EdgeOptions, SERVER_V4},
     flood::{FloodSpec, Kind, Rate},
     link, skip_unless_root,
+    tool::Promtool,
 };
 
 use crate::{
@@ -474,35 +474,7 @@ fn metrics_say_what_happened() {
         );
     }
 
-    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools/bin");
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let places: Vec<_> = std::env::split_paths(&path).chain([tools]).collect();
-    let Some(promtool) = places
-        .iter()
-        .map(|at| at.join("promtool"))
-        .find(|at| at.is_file())
-    else {
-        println!("SKIP {name}: no promtool in PATH or target/tools/bin to check the metrics with");
-        return;
-    };
-    let mut check = Command::new(promtool)
-        .args(["check", "metrics"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    check
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(metrics.as_bytes())
-        .unwrap();
-    let output = check.wait_with_output().unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    assert!(
-        output.status.success() && said.is_empty(),
-        "{}",
-        String::from_utf8_lossy(&said)
-    );
+    if let Some(promtool) = Promtool::or_skip(name) {
+        promtool.check_metrics(&metrics).unwrap();
+    }
 }
