@@ -164,6 +164,10 @@ pub struct Snapshot {
     pub config: Option<PathBuf>,
     /// Seconds since the epoch when the present configuration was applied.
     pub config_applied_at: u64,
+    /// Why the last reload of the configuration failed, if it did: the one before is still in
+    /// force.
+    #[serde(default)]
+    pub config_error: Option<String>,
     /// `None` where `local` admission works; else why it does not.
     pub local_admission_error: Option<String>,
     /// Whether it has been told to leave, and waits for spliced connections to end.
@@ -346,6 +350,14 @@ pub struct KeyStatus {
     pub last_rotation: u64,
     /// Epochs ahead of the present one whose key is in place.
     pub ready_ahead: u64,
+}
+
+impl KeyStatus {
+    /// Seconds since the epoch when the last key that is in place runs out: until then a guarded
+    /// service is guarded without a daemon, from then on its SYNs pass.
+    pub const fn expires_at(&self) -> u64 {
+        (self.epoch + self.ready_ahead + 1) * self.epoch_seconds
+    }
 }
 
 /// How full one of the kernel's tables is.

@@ -22,6 +22,7 @@ const NAMES: &[(&str, &str)] = &[
     ("synguard_build_info", "gauge"),
     ("synguard_challenges_total", "counter"),
     ("synguard_config_applied_timestamp_seconds", "gauge"),
+    ("synguard_config_last_reload_successful", "gauge"),
     ("synguard_drops_total", "counter"),
     ("synguard_errands_total", "counter"),
     ("synguard_events_total", "counter"),
@@ -42,6 +43,7 @@ const NAMES: &[(&str, &str)] = &[
     ("synguard_key_epoch", "gauge"),
     ("synguard_key_epoch_length_seconds", "gauge"),
     ("synguard_key_last_rotation_timestamp_seconds", "gauge"),
+    ("synguard_keys_expiry_timestamp_seconds", "gauge"),
     ("synguard_keys_ready_ahead", "gauge"),
     ("synguard_local_admission_available", "gauge"),
     ("synguard_map_capacity", "gauge"),
@@ -170,6 +172,9 @@ fn values_come_from_the_snapshot() {
             1_799_999_997.0,
         ),
         ("synguard_keys_ready_ahead", 2.0),
+        // The present epoch and two more.
+        ("synguard_keys_expiry_timestamp_seconds", 1_800_000_048.0),
+        ("synguard_config_last_reload_successful", 1.0),
         ("synguard_admissions_total{service=\"forwarded\"}", 60.0),
         (
             "synguard_acks_total{service=\"forwarded\",verdict=\"translated\"}",

@@ -65,6 +65,8 @@ pub struct Guard {
     pub(super) keys: KeyRing,
     pub(super) started_at: u64,
     pub(super) applied_at: u64,
+    /// Why the last reload failed, if it did.
+    pub(super) config_error: Option<String>,
     numbers: Numbers,
     pub(super) tcp: Tcp,
     pub(super) flows: Flows,
@@ -163,6 +165,7 @@ impl Guard {
             applied_at: 0,
             origins: sources.origins(),
             sources,
+            config_error: None,
             dataplane,
             states,
             books,

@@ -37,6 +37,7 @@ impl Guard {
                 error: error.clone(),
             }),
         }
+        self.config_error = applied.as_ref().err().cloned();
         applied
     }
 

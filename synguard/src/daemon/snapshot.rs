@@ -29,6 +29,7 @@ impl Guard {
             started_at: self.started_at,
             config: self.sources.main_path().map(Path::to_owned),
             config_applied_at: self.applied_at,
+            config_error: self.config_error.clone(),
             local_admission_error: self.local_error(),
             draining: self.draining.is_some(),
             interfaces: self

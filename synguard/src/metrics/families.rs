@@ -75,6 +75,12 @@ impl Families {
             [(vec![], snapshot.config_applied_at)],
         )?;
         w.gauge(
+            "synguard_config_last_reload_successful",
+            "Whether the last reload of the configuration succeeded (1), or the one before it is \
+             still in force (0).",
+            [(vec![], u64::from(snapshot.config_error.is_none()))],
+        )?;
+        w.gauge(
             "synguard_local_admission_available",
             "Whether this kernel can turn a valid cookie into a socket (1) or not (0).",
             [(vec![], u64::from(snapshot.local_admission_error.is_none()))],
@@ -286,6 +292,12 @@ impl Families {
                 "synguard_keys_ready_ahead",
                 "Epochs ahead of the present one whose key is in the kernel.",
                 keys.ready_ahead,
+            ),
+            (
+                "synguard_keys_expiry_timestamp_seconds",
+                "When the last key in the kernel runs out, in seconds since the epoch: how long \
+                 services stay guarded without a daemon.",
+                keys.expires_at(),
             ),
         ] {
             w.gauge(name, help, [(vec![], value)])?;
