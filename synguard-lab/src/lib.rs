@@ -48,7 +48,9 @@
 //! | one connection with chosen options, and `TCP_INFO` | [`client`] |
 //! | many connections, measured | [`load::LoadClient`] |
 //! | floods | [`flood::FloodSpec`] |
-//! | a daemon as child process in a namespace | [`process::Process`] |
+//! | a child process in a namespace | [`process::Process`] |
+//! | Prometheus, and a box that it watches | [`prometheus::Prometheus`], [`observed::Observed`] |
+//! | the dashboard: its queries, its schema, its picture | [`dashboard`] |
 //! | programs that the set-up provides | [`tool`] |
 //! | CPU time of tasks and cores | [`cpu`] |
 //! | `synguard-demo` | [`demo`] |
@@ -63,6 +65,7 @@ pub mod bench;
 pub mod capture;
 pub mod client;
 pub mod cpu;
+pub mod dashboard;
 pub mod demo;
 pub mod edge;
 pub mod ethtool;
@@ -77,10 +80,12 @@ pub mod impair;
 pub mod link;
 pub mod load;
 pub mod netns;
+pub mod observed;
 pub mod pattern;
 pub mod pictures;
 pub mod process;
 pub mod programs;
+pub mod prometheus;
 pub mod testrun;
 pub mod tool;
 pub mod topology;

@@ -409,7 +409,7 @@ fn modes_change_under_open_connections() {
 }
 
 /// Fetches the metrics as Prometheus would.
-fn scrape(edge: &Edge) -> String {
+pub fn scrape(edge: &Edge) -> String {
     let answer = edge.server.run(|| {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, 9911))?;
         stream.set_read_timeout(Some(PATIENCE))?;

@@ -16,6 +16,7 @@ mod halfopen;
 mod installed;
 mod lives_on;
 mod package;
+mod observability;
 mod programs;
 mod proxy_matrix;
 mod proxy_options;

@@ -94,7 +94,7 @@ const fn packer(name: &'static str, package: &'static str) -> Program {
 }
 
 /// Every program that the lab and the tests run.
-pub static PROGRAMS: [Program; 14] = [
+pub static PROGRAMS: [Program; 15] = [
     Program {
         name: "ip",
         package: "iproute2",
@@ -112,7 +112,7 @@ pub static PROGRAMS: [Program; 14] = [
     Program {
         name: "promtool",
         package: "prometheus",
-        reason: "a test checks the exported metrics with it",
+        reason: "tests check metrics and alerting rules with it",
         scope: Scope::Test,
         source: Source::File("usr/bin/promtool"),
     },
@@ -122,6 +122,13 @@ pub static PROGRAMS: [Program; 14] = [
         reason: "a test checks the manual pages with it",
         scope: Scope::Test,
         source: Source::File("usr/bin/mandoc"),
+    },
+    Program {
+        name: "prometheus",
+        package: "prometheus",
+        reason: "a test has it scrape the daemon, and asks it what the dashboard asks",
+        scope: Scope::Test,
+        source: Source::File("usr/bin/prometheus"),
     },
     packer("dpkg-deb", "dpkg"),
     packer("dpkg-shlibdeps", "dpkg-dev"),
