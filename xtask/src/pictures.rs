@@ -1,6 +1,7 @@
 //! `cargo xtask pictures`: the pictures in `docs/pictures`, made anew from what really happens in
 //! the lab. One file for each beside this one.
 
+mod dashboard;
 mod top;
 
 use std::{
@@ -20,7 +21,7 @@ use crate::{
 /// A picture: its name on the command line, and what makes it.
 type Picture = (&'static str, fn() -> anyhow::Result<()>);
 
-const PICTURES: &[Picture] = &[("top", top::make)];
+const PICTURES: &[Picture] = &[("dashboard", dashboard::make), ("top", top::make)];
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -31,7 +32,7 @@ pub struct Args {
 
 /// `cargo xtask pictures`
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    setup::ensure(&[Scope::Build, Scope::Lab])?;
+    setup::ensure(&[Scope::Build, Scope::Lab, Scope::Test])?;
     run::build_release()?;
     Root::find().acquire("the lab of network namespaces")?;
     for (name, make) in PICTURES {

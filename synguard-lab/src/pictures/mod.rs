@@ -1,6 +1,7 @@
 //! `synguard-pictures`: pictures for the documents, of what really happens in the lab. Each is
 //! printed to standard output.
 
+mod dashboard;
 mod svg;
 mod top;
 
@@ -28,6 +29,8 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Picture {
+    /// The Grafana dashboard, as a real Prometheus fills it in a minute and a half, as SVG
+    Dashboard,
     /// `synguard top` while a flood lasts, as SVG
     Top,
 }
@@ -51,6 +54,7 @@ fn run(args: &Args) -> Result<()> {
     }
     let synguard = crate::guard::binary(args.synguard.as_deref())?;
     let picture = match args.picture {
+        Picture::Dashboard => dashboard::picture(&synguard)?,
         Picture::Top => top::picture(&synguard)?,
     };
     io::stdout()
