@@ -28,5 +28,10 @@ pub(super) fn picture(synguard: &Path) -> Result<String> {
         Act::Calm(seconds(28)),
         Act::Flood(Kind::Syn, 1, 100_000, seconds(15)),
     ])?;
-    picture::draw(&dashboard, &observed.prometheus, from + LEAD.as_secs_f64(), to)
+    picture::draw(
+        &dashboard,
+        &observed.prometheus,
+        from + LEAD.as_secs_f64(),
+        to,
+    )
 }
