@@ -219,7 +219,7 @@ fn help(look: Look, area: Rect, buffer: &mut Buffer) {
     for (row, line) in area.rows().skip(1).zip(&lines) {
         Line::from(format!("  {line}")).render(row, buffer);
     }
-    if let Some(last) = area.rows().last() {
+    if let Some(last) = area.rows().next_back() {
         Clear.render(last, buffer);
         Line::from(rule).render(last, buffer);
     }
