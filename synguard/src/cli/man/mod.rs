@@ -180,10 +180,7 @@ mod tests {
         fn check(command: &clap::Command, stem: &str, page: &dyn Fn(&str) -> String) {
             let text = page(&format!("{stem}.1"));
             let title = format!(".TH {stem} 1 2026");
-            assert!(
-                text.replace('"', "").replace('\\', "").contains(&title),
-                "{text}"
-            );
+            assert!(text.replace(['"', '\\'], "").contains(&title), "{text}");
             let children = || command.get_subcommands().filter(|c| !c.is_hide_set());
             if children().next().is_none() {
                 assert!(text.contains("EXAMPLES\n.RS 4\n.nf\nsynguard "), "{text}");
