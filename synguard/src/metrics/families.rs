@@ -263,7 +263,8 @@ impl Families {
         )?;
         w.histogram(
             "synguard_handshake_rtt_seconds",
-            "Round-trip times between our SYN-ACK and its ACK, of clients with timestamps.",
+            "Round-trip times between our SYN-ACK and its ACK, of clients with timestamps, where admission \
+             is local.",
             services
                 .iter()
                 .map(|s| (vec![("service", &*s.name)], &*s.rtt, s.rtt_sum)),
