@@ -108,26 +108,10 @@ impl Guard {
         self.process = Process::spawn(&self.ns, command).unwrap();
     }
 
-    /// Makes a program of the same version whose eBPF object is another: a byte of its header counts for
-    /// nothing (`EI_PAD`).
+    /// [`another_build`] of the program under test.
     pub fn another_build(&self) -> PathBuf {
-        const START: [u8; 7] = *b"\x7fELF\x02\x01\x01";
-        const EM_BPF: [u8; 2] = 247u16.to_le_bytes();
-        let mut bytes = fs::read(&self.binary).unwrap();
-        let objects: Vec<usize> = bytes
-            .windows(20)
-            .enumerate()
-            .filter(|(_, header)| header.starts_with(&START) && header.ends_with(&EM_BPF))
-            .map(|(at, _)| at)
-            .collect();
-        let [at] = objects[..] else {
-            panic!("{} objects in {}", objects.len(), self.binary.display());
-        };
-        bytes[at + 15] ^= 1;
         let path = self.files.path().join("another-build");
-        fs::write(&path, bytes).unwrap();
-        let mode = fs::metadata(&self.binary).unwrap().permissions();
-        fs::set_permissions(&path, mode).unwrap();
+        another_build(&self.binary, &path);
         path
     }
 
@@ -242,6 +226,27 @@ impl Drop for Guard {
         }
         drop(fs::remove_dir(self.pins()));
     }
+}
+
+/// Makes a program of the same version whose eBPF object is another: a byte of its header counts for
+/// nothing (`EI_PAD`).
+pub fn another_build(binary: &Path, another: &Path) {
+    const START: [u8; 7] = *b"\x7fELF\x02\x01\x01";
+    const EM_BPF: [u8; 2] = 247u16.to_le_bytes();
+    let mut bytes = fs::read(binary).unwrap();
+    let objects: Vec<usize> = bytes
+        .windows(20)
+        .enumerate()
+        .filter(|(_, header)| header.starts_with(&START) && header.ends_with(&EM_BPF))
+        .map(|(at, _)| at)
+        .collect();
+    let [at] = objects[..] else {
+        panic!("{} objects in {}", objects.len(), binary.display());
+    };
+    bytes[at + 15] ^= 1;
+    fs::write(another, bytes).unwrap();
+    let mode = fs::metadata(binary).unwrap().permissions();
+    fs::set_permissions(another, mode).unwrap();
 }
 
 /// `synguard run` with files of its own.

@@ -1,17 +1,18 @@
 //! The package installed on a machine with its own systemd: the service runs as its unit says, is
 //! upgraded and removed, and leaves nothing when purged.
 
-use std::{collections::BTreeSet, fs, net::SocketAddr, path::Path};
+use std::{collections::BTreeSet, fs, net::SocketAddr, path::Path, time::Duration};
 
-use synguard::model::Snapshot;
+use synguard::model::{ServiceStatus, Snapshot};
 use synguard_lab::{
     edge::{Edge, EdgeOptions},
+    flood::{FloodSpec, Kind, Rate},
     guest::Guest,
 };
 
 use crate::{
     client::{ECHO, HTTP, Talk, both, connect, exchange, serve},
-    guard::{admitted, eventually},
+    guard::{admitted, another_build, eventually},
     package::package,
 };
 
@@ -118,6 +119,7 @@ fn package_lives_and_goes() {
     let talk = Talk::start(&edge, both(ECHO)[0]);
     upgrades(&machine);
     talk.lives("through an upgrade");
+    survives(&machine);
     stops_guarded(&machine);
     talk.lives("without a daemon");
     goes(&machine, &before);
@@ -239,6 +241,101 @@ fn upgrades(machine: &Installed<'_>) {
     assert_ne!(machine.main_pid(), old);
     assert!(machine.guarded());
     assert_eq!(machine.status().services[0].name, "mine");
+}
+
+/// Under a flood: another build, an end that nobody can prepare for, a restart, and a leave that cuts
+/// nobody off. Who is connected stays so, and no counter goes back.
+fn survives(machine: &Installed<'_>) {
+    let edge = machine.edge;
+    machine.configure(&format!(
+        "[defaults]\nmode = \"always\"\n\
+         [[service]]\nname = \"spliced\"\nports = [{ECHO}]\nadmission = \"proxy\"\n\
+         [[service]]\nname = \"own\"\nports = [{HTTP}]\nadmission = \"local\""
+    ));
+    machine.told("systemctl reload synguard");
+    // The first ones pass, and tell what the server offers.
+    for target in both(ECHO) {
+        Talk::start(edge, target).finish();
+    }
+    let spliced = both(ECHO).map(|target| Talk::start(edge, target));
+    let own = both(HTTP).map(|target| connect(edge, target));
+    let flood = edge.flood(FloodSpec {
+        duration: Duration::from_secs(120),
+        ..FloodSpec::new(Kind::Syn, Rate::Pps(50_000), both(HTTP)[0])
+    });
+    let flood = flood.unwrap();
+    let mut counted = Vec::new();
+    let mut all_is_well = |when: &str| {
+        spliced.iter().for_each(|talk| talk.lives(when));
+        own.iter().for_each(|stream| exchange(stream, 5000));
+        let now = counters(&machine.status());
+        for (name, count) in &counted {
+            let later = now.iter().find(|(later, _)| later == name);
+            let (_, later) = later.unwrap_or_else(|| panic!("{name} is gone {when}"));
+            assert!(later >= count, "{name}: {count}, {later} {when}");
+        }
+        counted = now;
+    };
+    all_is_well("under a flood");
+
+    let new = "/usr/bin/synguard.new";
+    another_build(
+        &machine.guest.path("/usr/bin/synguard"),
+        &machine.guest.path(new),
+    );
+    machine.told(&format!(
+        "mv {new} /usr/bin/synguard && systemctl restart synguard"
+    ));
+    assert!(
+        machine.journal().contains("programs swapped"),
+        "{}",
+        machine.journal()
+    );
+    all_is_well("after an upgrade");
+
+    let killed = machine.main_pid();
+    machine.told(&format!("kill -KILL {killed}"));
+    assert!(machine.guarded());
+    eventually("systemd starts the next", || {
+        let running = machine.property("SubState") == "running";
+        (running && machine.main_pid() != killed).then_some(())
+    });
+    all_is_well("after it was killed");
+
+    machine.told("systemctl restart synguard");
+    all_is_well("after a restart");
+
+    std::thread::scope(|scope| {
+        let drain = scope.spawn(|| machine.told("synguard detach --drain --timeout 1m"));
+        eventually("it drains", || machine.status().draining.then_some(()));
+        spliced.iter().for_each(|talk| talk.lives("while draining"));
+        spliced.into_iter().for_each(Talk::finish);
+        let told = drain.join().unwrap();
+        assert!(told.contains("drained"), "{told}");
+    });
+    assert!(!machine.guarded());
+    own.iter().for_each(|stream| exchange(stream, 5000));
+    assert!(!flood.is_finished());
+    flood.stop().unwrap();
+    machine.told("systemctl restart synguard");
+    assert!(machine.guarded());
+}
+
+/// What is counted of each service, by name.
+fn counters(status: &Snapshot) -> Vec<(String, u64)> {
+    let of = |service: &ServiceStatus| {
+        let name = service.name.clone();
+        let packets = service.packets.iter();
+        packets
+            .map(|count| (format!("{name} {}", count.reason), count.packets))
+            .chain([
+                (format!("{name} syns"), service.syns),
+                (format!("{name} expired"), service.expired_total),
+                (format!("{name} guarded"), service.guarded_total),
+            ])
+            .collect::<Vec<_>>()
+    };
+    status.services.iter().flat_map(of).collect()
 }
 
 /// What is pinned outlives the service, and is the next one's.
