@@ -84,6 +84,13 @@ pub const fn buckets_for(flows: u32) -> u32 {
     if buckets == 0 { 1 } else { buckets as u32 }
 }
 
+/// Flows for which [`buckets_for`] makes this many buckets.
+pub const fn flows_for(buckets: u32) -> u32 {
+    buckets.saturating_mul(3 * FLOW_WAYS as u32 / 4)
+}
+
+const _: () = assert!(buckets_for(flows_for(1)) == 1 && buckets_for(flows_for(43_691)) == 43_691);
+
 /// A tuple as words, in the order in which they lie in memory.
 #[inline(always)]
 fn words(tuple: &Tuple) -> [u64; 5] {

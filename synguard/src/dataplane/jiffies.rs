@@ -47,10 +47,16 @@ impl Jiffies {
     /// Length of a jiffy and monotonic time less the jiffies', both in ns; zeros as long as they are
     /// not known.
     pub fn now(&mut self) -> io::Result<(u32, u64)> {
+        let moment = self.moment()?;
+        Ok(self.rate.observe(moment))
+    }
+
+    /// Both clocks at this moment.
+    pub fn moment(&self) -> io::Result<Moment> {
         // As short a frame as is accepted.
         self.runner.run(&[0; 14])?;
         let Wire(moment) = self.moments.get(&0, 0).map_err(io::Error::other)?;
-        Ok(self.rate.observe(moment))
+        Ok(moment)
     }
 }
 

@@ -28,11 +28,11 @@ pub const KFUNCS: &[Kfunc] = &[SK_ASSIGN_TCP_REQSK];
 /// Numbers from here on are no helper's: each must be one of [`KFUNCS`].
 const MAGIC_FIRST: u32 = 0x7fff_ff00;
 
-const INSTRUCTION: usize = 8;
+pub(super) const INSTRUCTION: usize = 8;
 /// BPF_JMP | BPF_CALL.
-const OPCODE_CALL: u8 = 0x85;
+pub(super) const OPCODE_CALL: u8 = 0x85;
 /// Registers of a helper call: both zero.
-const HELPER_REGISTERS: u8 = 0x00;
+pub(super) const HELPER_REGISTERS: u8 = 0x00;
 /// Registers of a kfunc call: source register 2.
 const KFUNC_REGISTERS: u8 = 0x20;
 
@@ -111,7 +111,7 @@ fn magic_of(instruction: &[u8]) -> Option<u32> {
 
 /// Names and file ranges of the sections with instructions. The second word of a 16-byte
 /// immediate load starts with a zero opcode, so that eight-byte steps meet no false call.
-fn code(object: &[u8]) -> Result<Vec<(String, std::ops::Range<usize>)>, PatchError> {
+pub(super) fn code(object: &[u8]) -> Result<Vec<(String, std::ops::Range<usize>)>, PatchError> {
     let file =
         object::File::parse(object).map_err(|error| PatchError::Object(error.to_string()))?;
     Ok(file
@@ -127,7 +127,7 @@ fn code(object: &[u8]) -> Result<Vec<(String, std::ops::Range<usize>)>, PatchErr
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     const CALL: [u8; 8] = [0x85, 0, 0, 0, 0xf1, 0xff, 0xff, 0x7f];
@@ -135,7 +135,7 @@ mod tests {
 
     /// A little-endian 64-bit ELF object with one section of each kind: `tc` with instructions
     /// and `data` with bytes that only look like them.
-    fn object(tc: &[[u8; 8]], data: &[[u8; 8]]) -> Vec<u8> {
+    pub fn object(tc: &[[u8; 8]], data: &[[u8; 8]]) -> Vec<u8> {
         let names = b"\0classifier\0.data\0.shstrtab\0";
         let (tc, data): (Vec<u8>, Vec<u8>) = (tc.concat(), data.concat());
         let tc_at = 64;

@@ -15,6 +15,7 @@ use tracing::debug;
 
 use super::{
     error::{LoadError, LogHint, MissingCapabilities, errno, one_line},
+    inert,
     jiffies::Jiffies,
     kfunc,
     maps::{Maps, Source},
@@ -164,6 +165,15 @@ pub fn load(options: &Options) -> Result<Dataplane, LoadError> {
     finish(Programs::of(object)?, maps, false)
 }
 
+/// The same with programs that send nothing by themselves, for test runs: see [`inert`].
+pub fn load_inert(options: &Options) -> Result<Dataplane, LoadError> {
+    let mut object = aligned(OBJECT);
+    inert::patch(object.bytes_mut()).map_err(|error| LoadError::Object(error.to_string()))?;
+    let object = Object::of(object, options, None)?;
+    let maps = Maps::create(&Source::Object(&object.ebpf))?;
+    finish(Programs::of(object)?, maps, false)
+}
+
 /// Takes over what is pinned, or loads and pins it; tables of another version must be gone.
 ///
 /// Programs that were pinned by this very binary are taken as they are, which saves the verifier's
@@ -208,6 +218,10 @@ pub(super) struct Object {
 impl Object {
     /// Makes the maps, or takes those that are in `maps` already, and pins them there.
     pub fn open(options: &Options, maps: Option<&Path>) -> Result<Self, LoadError> {
+        Self::of(aligned(OBJECT), options, maps)
+    }
+
+    fn of(mut object: Aligned, options: &Options, maps: Option<&Path>) -> Result<Self, LoadError> {
         let release = kernel_release();
         if KernelVersion::current().is_ok_and(|version| version < OLDEST_KERNEL) {
             return Err(LoadError::KernelTooOld { release });
@@ -218,7 +232,6 @@ impl Object {
                 release: release.clone(),
             }
         })?;
-        let mut object = aligned(OBJECT);
         let patched = kfunc::patch(object.bytes_mut(), |name| {
             btf.id_by_type_name_kind(name, BtfKind::Func).ok()
         })
@@ -349,6 +362,13 @@ mod tests {
                    stack depth 0\nprocessed 2 insns (limit 1000000) max_states_per_insn 0\n";
         assert_eq!(verdict(log), Some("R1 invalid mem access 'scalar'"));
         assert_eq!(verdict(""), None);
+    }
+
+    #[test]
+    fn the_programs_send_by_a_call_that_can_be_taken_out() {
+        let mut object = aligned(OBJECT);
+        assert!(inert::patch(object.bytes_mut()).unwrap() > 0);
+        assert_eq!(inert::patch(object.bytes_mut()), Ok(0));
     }
 
     #[test]

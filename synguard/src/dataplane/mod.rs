@@ -7,10 +7,12 @@
 
 pub mod apply;
 pub mod attach;
+pub mod copy;
 pub mod error;
 pub mod flows;
 pub mod frames;
 pub mod health;
+pub mod inert;
 pub mod jiffies;
 pub mod kfunc;
 pub mod ledger;
@@ -27,12 +29,13 @@ pub mod stats;
 pub mod tables;
 pub mod testrun;
 pub mod wire;
+pub mod witness;
 
 pub use attach::{Attachment, Device};
 pub use error::{AttachError, LoadError};
 pub use jiffies::Jiffies;
 pub use ledger::Books;
-pub use load::{Dataplane, Options, load, load_pinned};
+pub use load::{Dataplane, Options, load, load_inert, load_pinned};
 pub use maps::{FlowMaps, Maps};
 pub use pins::Pins;
 pub use states::States;

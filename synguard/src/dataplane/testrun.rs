@@ -68,6 +68,20 @@ impl Runner {
         test_run(attributes).map(|attributes| attributes.retval)
     }
 
+    /// Runs it, an XDP program, once on a copy of `frame` as if that had come in by the device of
+    /// this index in the calling thread's namespace; 0 is loopback. A frame longer than a page comes
+    /// in several buffers (Linux 5.18).
+    pub fn run_at(&self, frame: &[u8], ifindex: u32) -> io::Result<u32> {
+        let context = xdp_context(frame.len(), ifindex);
+        let attributes = Attributes {
+            ctx_in: context.as_ptr() as u64,
+            ctx_size_in: context.len() as u32,
+            repeat: 1,
+            ..self.on(frame)
+        };
+        test_run(attributes).map(|attributes| attributes.retval)
+    }
+
     /// Has `frame` received by the device of this index, in the calling thread's namespace, with
     /// this XDP program in place of the device's own.
     pub fn receive(&self, frame: &[u8], ifindex: u32) -> io::Result<()> {

@@ -8,13 +8,13 @@ use rustix::time::{ClockId, clock_gettime};
 use synguard::dataplane::{
     Dataplane, Options, load,
     load::{PROGRAM_ADMIT, PROGRAM_OUT, PROGRAM_OUT_GENERIC},
-    stats,
     wire::Wire as Layout,
+    witness::Witness,
 };
 use synguard_common::{
     abi::{
         Clock, EpochKey, FlowEntry, HalfOpen, PortEntry, Runtime, ServiceConfig, ServiceState,
-        ServiceStats, Tuple,
+        Tuple,
     },
     admit::RequestAttributes,
     profile::Profile,
@@ -57,7 +57,7 @@ const TC_ACT_SHOT: u32 = 2;
 pub struct KernelSide {
     dataplane: Dataplane,
     host: HostTables,
-    counted: [ServiceStats; SERVICES.len()],
+    witness: Witness,
     /// The clock ticked while an admission was noted: the two sides may differ by a tick on when
     /// it is forgotten.
     unsure: bool,
@@ -107,7 +107,7 @@ impl KernelSide {
             sent: false,
             dataplane,
             host: HostTables::default(),
-            counted: [stats::ZERO; SERVICES.len()],
+            witness: Witness::default(),
             unsure: false,
             sockets: Sockets::listen(&listeners)?,
             wire,
@@ -162,35 +162,8 @@ impl KernelSide {
 
     /// The verdict counted since the last call: one at most.
     fn counted(&mut self) -> Result<Option<Verdict>> {
-        let mut found = None;
-        for (service, before) in SERVICES.into_iter().zip(&mut self.counted) {
-            let now = stats::read(&self.dataplane.maps.stats, service)?;
-            let was = std::mem::replace(before, now);
-            for (observe, now, was) in [
-                (false, &now.reasons, &was.reasons),
-                (true, &now.observed, &was.observed),
-            ] {
-                for (number, (now, was)) in now.iter().zip(was).enumerate() {
-                    match now - was {
-                        0 => continue,
-                        1 if found.is_none() => {}
-                        more => bail!("counted {more} of reason {number} beside {found:?}"),
-                    }
-                    found = Some(Verdict {
-                        service,
-                        reason: *Reason::ALL.get(number).context("an unknown reason")?,
-                        observe,
-                        syn: false,
-                    });
-                }
-            }
-            match (now.syns - was.syns, &mut found) {
-                (0, _) => {}
-                (1, Some(found)) if found.service == service => found.syn = true,
-                (syns, _) => bail!("counted {syns} SYNs for service {service}, {found:?}"),
-            }
-        }
-        Ok(found)
+        let stats = &self.dataplane.maps.stats;
+        Ok(self.witness.verdict(stats, &SERVICES)?)
     }
 
     fn set_runtime(&mut self, change: impl FnOnce(&mut Runtime)) -> Result<Runtime> {
