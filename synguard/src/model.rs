@@ -213,6 +213,8 @@ pub struct InterfaceStatus {
 pub struct ServiceStatus {
     /// Its name.
     pub name: String,
+    /// Its number in the kernel's tables.
+    pub number: u16,
     /// What it covers, for people: `192.0.2.1:443`, `interface:all`.
     pub covers: Vec<String>,
     /// What it would cover but must leave alone, each with the reason and the cure.

@@ -7,6 +7,7 @@ mod completions;
 mod config;
 mod detach;
 mod events;
+mod explain;
 mod logging;
 mod man;
 mod mode;
@@ -72,6 +73,7 @@ enum Command {
     Detach(detach::Detach),
     Mode(mode::SetMode),
     Reload(reload::Reload),
+    Explain(explain::Explain),
     Config(config::Config),
     Check(check::Check),
     Tune(tune::Tune),
@@ -118,6 +120,7 @@ impl Command {
             Self::Detach(command) => command.execute(),
             Self::Mode(command) => command.execute(),
             Self::Reload(command) => command.execute(),
+            Self::Explain(command) => command.execute(),
             Self::Config(command) => command.execute(),
             Self::Check(command) => command.execute(),
             Self::Tune(command) => command.execute(),

@@ -27,7 +27,12 @@ pub fn thread_cpu() -> Duration {
 
 /// CLOCK_MONOTONIC in the unit of [`synguard_common::abi::Clock::tick`].
 pub fn tick() -> u32 {
-    (monotonic_ns() / TICK_NS) as u32
+    tick_at(monotonic_ns())
+}
+
+/// A moment of CLOCK_MONOTONIC in that unit.
+pub fn tick_at(monotonic_ns: u64) -> u32 {
+    (monotonic_ns / TICK_NS) as u32
 }
 
 /// A duration in that unit, rounded up.

@@ -6,32 +6,32 @@
 //! changed, and every few seconds regardless. All commands come through one channel. Threads of their
 //! own give up half-open connections ([`sweep`]) and look after flows ([`flows`]).
 
-mod admission;
+pub(crate) mod admission;
 mod attack;
 mod calm;
-mod clock;
+pub(crate) mod clock;
 mod drain;
 mod errands;
 mod flows;
 mod guard;
 mod interfaces;
 mod keyless;
-mod keys;
+pub(crate) mod keys;
 pub(crate) mod links;
-mod listeners;
+pub(crate) mod listeners;
 mod notify;
 mod numbers;
-mod plan;
+pub(crate) mod plan;
 mod rate;
 mod reload;
 mod room;
-mod secret;
-mod service;
+pub(crate) mod secret;
+pub(crate) mod service;
 mod services;
 mod snapshot;
 pub(crate) mod startup;
 mod sweep;
-mod sysctl;
+pub(crate) mod sysctl;
 mod watermark;
 mod worker;
 

@@ -12,8 +12,10 @@ use tracing::info;
 use super::{
     admission::{self, Kind},
     guard::Guard,
+    links::World,
+    listeners::Listener,
     service::Running,
-    sysctl::Profile,
+    sysctl::{Profile, Tcp},
     watermark::{self, Listeners, Watermarks},
 };
 use crate::{
@@ -26,11 +28,60 @@ use crate::{
 };
 
 /// MTU to go by without an interface.
-pub(super) const USUAL_MTU: u32 = 1500;
+pub(crate) const USUAL_MTU: u32 = 1500;
+
+/// What the box looks like, as far as the tables follow from it.
+pub(crate) struct Circumstances<'a> {
+    /// Why the programs that were loaded make no sockets from cookies, if they do not.
+    pub local_error: Option<&'a str>,
+    /// The devices.
+    pub world: &'a World,
+    /// Indices of the guarded ones.
+    pub interfaces: &'a [u32],
+    /// The kernel's TCP settings.
+    pub tcp: &'a Tcp,
+    /// Window scale that clients are promised.
+    pub rcv_wscale: u8,
+    /// The TCP listeners.
+    pub listeners: &'a [Listener],
+}
 
 impl Guard {
-    /// Compiles the tables for `services`, whose watermarks and admission it brings up to date.
+    /// As [`Circumstances::plan`], in the present ones.
     pub(super) fn plan(&self, services: &mut [Running]) -> anyhow::Result<Tables> {
+        let interfaces: Vec<_> = self.interfaces.iter().map(|at| at.index).collect();
+        self.circumstances(&interfaces).plan(services, &self.tables)
+    }
+
+    pub(super) fn profile(&self) -> Profile {
+        let interfaces: Vec<_> = self.interfaces.iter().map(|at| at.index).collect();
+        self.circumstances(&interfaces).profile()
+    }
+
+    fn circumstances<'a>(&'a self, interfaces: &'a [u32]) -> Circumstances<'a> {
+        Circumstances {
+            local_error: self.dataplane.local_error.as_deref(),
+            world: &self.world,
+            interfaces,
+            tcp: &self.tcp,
+            rcv_wscale: self.rcv_wscale,
+            listeners: &self.listeners,
+        }
+    }
+
+    /// Why `local` admission is impossible at the moment.
+    pub(super) fn local_error(&self) -> Option<String> {
+        self.circumstances(&[]).local_error()
+    }
+}
+
+impl Circumstances<'_> {
+    /// Compiles the tables for `services`, whose watermarks and admission it brings up to date.
+    pub(crate) fn plan(
+        &self,
+        services: &mut [Running],
+        previous: &Tables,
+    ) -> anyhow::Result<Tables> {
         let local_error = self.local_error();
         let own = self.own();
         for running in services.iter_mut() {
@@ -47,7 +98,7 @@ impl Guard {
             .iter()
             .map(|running| running.target(&profile))
             .collect();
-        let mut tables = tables::compile(&targets, &self.facts(), &self.tables)?;
+        let mut tables = tables::compile(&targets, &self.facts(), previous)?;
         let backlogs = self.backlogs(&tables);
         for running in services {
             let listeners = if running.admission.listens_here() {
@@ -64,9 +115,8 @@ impl Guard {
         Ok(tables)
     }
 
-    /// Why `local` admission is impossible at the moment.
-    pub(super) fn local_error(&self) -> Option<String> {
-        self.dataplane.local_error.clone().or_else(|| {
+    fn local_error(&self) -> Option<String> {
+        self.local_error.map(str::to_owned).or_else(|| {
             (self.tcp.syncookies == 0).then(|| {
                 "net.ipv4.tcp_syncookies is 0, with which the kernel refuses sockets made from \
                  cookies: sysctl -w net.ipv4.tcp_syncookies=1"
@@ -75,11 +125,11 @@ impl Guard {
         })
     }
 
-    pub(super) fn profile(&self) -> Profile {
+    fn profile(&self) -> Profile {
         let mtu = self
             .interfaces
             .iter()
-            .filter_map(|interface| self.mtu_of(interface.index))
+            .filter_map(|at| self.mtu_of(*at))
             .max();
         Profile {
             rcv_wscale: self.rcv_wscale,
@@ -92,7 +142,7 @@ impl Guard {
     }
 
     fn facts(&self) -> Facts {
-        let indices = || self.interfaces.iter().map(|interface| interface.index);
+        let indices = || self.interfaces.iter().copied();
         let exceptions = self.listeners.iter().filter(|listener| listener.mptcp);
         Facts {
             addresses: indices()
@@ -122,7 +172,7 @@ impl Guard {
     fn backlogs(&self, tables: &Tables) -> BTreeMap<u16, u32> {
         let mut backlogs = BTreeMap::new();
         let own = self.own();
-        for listener in &self.listeners {
+        for listener in self.listeners {
             let everywhere = own.iter().copied().filter(|_| listener.address.is_none());
             for address in everywhere.chain(listener.address) {
                 let number = tables.lookup(address, listener.port);

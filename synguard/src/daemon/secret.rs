@@ -27,6 +27,13 @@ impl Secret {
         Self(bytes)
     }
 
+    /// A secret that nobody knows.
+    pub fn random() -> io::Result<Self> {
+        let mut bytes = [0; 32];
+        getrandom::fill(&mut bytes)?;
+        Ok(Self(bytes))
+    }
+
     /// Its bytes.
     pub const fn bytes(&self) -> &[u8; 32] {
         &self.0
@@ -76,6 +83,15 @@ pub fn obtain(path: &Path) -> Result<Secret, SecretError> {
             .as_deref(),
         path,
     )
+}
+
+/// The secret in the file at `path`, which must be there.
+pub fn existing(path: &Path) -> Result<Secret, SecretError> {
+    read(path, true)?.ok_or_else(|| SecretError::Io {
+        what: "read",
+        path: path.to_owned(),
+        source: io::ErrorKind::NotFound.into(),
+    })
 }
 
 fn obtain_from(credentials: Option<&Path>, path: &Path) -> Result<Secret, SecretError> {
@@ -136,8 +152,7 @@ fn create(path: &Path) -> Result<Secret, SecretError> {
         source,
     };
     let directory = crate::make_parent(path, 0o700).map_err(failed)?;
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).map_err(|error| failed(error.into()))?;
+    let Secret(bytes) = Secret::random().map_err(failed)?;
     // Made with mode 0600.
     let mut file = tempfile::NamedTempFile::new_in(directory).map_err(failed)?;
     writeln!(file, "{}", hex::encode(bytes)).map_err(failed)?;

@@ -102,6 +102,7 @@ impl Guard {
             .unwrap_or_default();
         ServiceStatus {
             name: running.service.name.clone(),
+            number: running.number,
             covers: running.covers(),
             excepted: super::plan::excepted(&self.tables, running.number),
             mode: running.service.mode,

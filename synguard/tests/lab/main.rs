@@ -10,6 +10,7 @@ mod daemon;
 mod differential;
 mod establishment;
 mod events;
+mod explain;
 mod floods;
 mod guard;
 mod halfopen;

@@ -42,7 +42,7 @@ fn program(name: &str) -> Option<PathBuf> {
 }
 
 /// Whether a test has all that it needs; says on standard output what is missing.
-fn has(test: &str, programs: &[&str]) -> bool {
+pub fn has(test: &str, programs: &[&str]) -> bool {
     let missing: Vec<_> = programs
         .iter()
         .filter(|name| program(name).is_none())
@@ -53,7 +53,8 @@ fn has(test: &str, programs: &[&str]) -> bool {
     skip_unless_root(test) && missing.is_empty()
 }
 
-fn command(name: &str) -> Command {
+/// A program that is here.
+pub fn command(name: &str) -> Command {
     Command::new(program(name).unwrap())
 }
 

@@ -133,6 +133,13 @@ pub static PROGRAMS: [Program; 15] = [
     packer("dpkg-deb", "dpkg"),
     packer("dpkg-shlibdeps", "dpkg-dev"),
     packer("strip", "binutils"),
+    Program {
+        name: "tcpdump",
+        package: "tcpdump",
+        reason: "a test explains what it captured",
+        scope: Scope::Test,
+        source: Source::Unpacked("usr/bin/tcpdump"),
+    },
     passenger("nginx", "nginx", "usr/sbin/nginx"),
     passenger("curl", "curl", "usr/bin/curl"),
     passenger("wrk", "wrk", "usr/bin/wrk"),
