@@ -80,6 +80,8 @@ pub struct Guard {
     offset: Offset,
     jiffies: Jiffies,
     room: Room,
+    /// Whether what changes from here on is news.
+    ready: bool,
 }
 
 /// Where to start from.
@@ -147,6 +149,7 @@ impl Guard {
         let mut guard = Self {
             journal,
             room: Room::default(),
+            ready: false,
             rcv_wscale: promised.unwrap_or(tcp.profile(USUAL_MTU).rcv_wscale),
             numbers: Numbers::adopt(books.names()),
             services: Vec::new(),
@@ -404,15 +407,15 @@ impl Guard {
                 }
             }
         }
-        report_watermarks(&self.services, &services, &self.journal);
-        report_admission(&self.services, &services, &self.journal);
+        report_watermarks(&self.services, &services, &self.journal, self.ready);
+        report_admission(&self.services, &services, &self.journal, self.ready);
         self.tables = tables;
         self.services = services;
     }
 
     /// Says which services come, change and go. At the start all come, which is no news.
     fn report_services(&mut self, next: &[Service]) {
-        if self.applied_at == 0 {
+        if !self.ready {
             return;
         }
         let now = clock::monotonic_ns();
@@ -435,6 +438,15 @@ impl Guard {
                 Some(_) => {}
             }
         }
+    }
+
+    /// Says that all is in place.
+    pub fn ready(&mut self) {
+        self.ready = true;
+        self.journal.note(What::DaemonStarted {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            interfaces: self.interface_names(),
+        });
     }
 
     /// Says how attacks that are going on end with the daemon.

@@ -164,10 +164,7 @@ async fn daemon(args: RunArgs) -> anyhow::Result<()> {
         ));
     }
     systemd.ready();
-    journal.note(What::DaemonStarted {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        interfaces,
-    });
+    guard.ready();
 
     let signal = run_loop(&mut guard, netlink, commands, &mut signals, &systemd).await;
 

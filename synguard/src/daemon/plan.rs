@@ -212,17 +212,14 @@ fn pairs<'a>(
         .map(|new| (old.iter().find(|old| old.number == new.number), new))
 }
 
-/// Says what has changed. How a new service begins is for the log alone.
-pub(super) fn report_watermarks(old: &[Running], new: &[Running], journal: &Journal) {
+/// Says what has changed. How a service begins is for the log alone: without `news` all of them do.
+pub(super) fn report_watermarks(old: &[Running], new: &[Running], journal: &Journal, news: bool) {
     for (old, new) in pairs(old, new) {
         let service = new.service.name.clone();
         let Watermarks { high, low, reason } = new.watermarks;
         match old.map(|old| &old.watermarks) {
-            None => info!(
-                service,
-                "watermarks of {service}: high {high}, low {low} ({reason})"
-            ),
-            Some(old) if *old != new.watermarks => journal.note(What::ThresholdChanged {
+            Some(old) if *old == new.watermarks => {}
+            Some(old) if news => journal.note(What::ThresholdChanged {
                 service,
                 high,
                 low,
@@ -230,13 +227,16 @@ pub(super) fn report_watermarks(old: &[Running], new: &[Running], journal: &Jour
                 old_low: old.low,
                 reason: reason.to_string(),
             }),
-            Some(_) => {}
+            _ => info!(
+                service,
+                "watermarks of {service}: high {high}, low {low} ({reason})"
+            ),
         }
     }
 }
 
-/// Says what has changed. How a new service begins is for the log alone, unless that is wrong.
-pub(super) fn report_admission(old: &[Running], new: &[Running], journal: &Journal) {
+/// The same of admission, and also where a service cannot be guarded from the beginning.
+pub(super) fn report_admission(old: &[Running], new: &[Running], journal: &Journal, news: bool) {
     for (old, new) in pairs(old, new) {
         let service = new.service.name.clone();
         let (kind, reason) = (new.admission.kind, new.admission.reason.clone());
@@ -247,17 +247,17 @@ pub(super) fn report_admission(old: &[Running], new: &[Running], journal: &Journ
         }
         match before.map(|before| before.kind) {
             _ if kind == Kind::None => journal.note(What::AdmissionLost { service, reason }),
-            None => info!(service, "admission of {service}: {kind} ({reason})"),
             Some(Kind::None) => journal.note(What::AdmissionRegained {
                 service,
                 admission,
                 reason,
             }),
-            Some(_) => journal.note(What::AdmissionChanged {
+            Some(_) if news => journal.note(What::AdmissionChanged {
                 service,
                 admission,
                 reason,
             }),
+            _ => info!(service, "admission of {service}: {kind} ({reason})"),
         }
     }
 }

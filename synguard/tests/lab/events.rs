@@ -40,7 +40,7 @@ fn is(event: &Event, kind: Kind) -> bool {
     event.kind == kind.label()
 }
 
-/// `synguard events --follow --json`.
+/// `synguard events --follow --json`, from the first event on.
 struct Follower {
     child: Child,
     events: Receiver<Event>,
@@ -49,7 +49,7 @@ struct Follower {
 impl Follower {
     fn start(guard: &Guard) -> Self {
         let mut child = Command::new(binary())
-            .args(["events", "--follow", "--json", "-n", "0", "--socket"])
+            .args(["events", "--follow", "--json", "-n", "1000", "--socket"])
             .arg(guard.socket())
             .stdout(Stdio::piped())
             .spawn()
@@ -229,7 +229,8 @@ fn what_changes_is_told() {
     if !skip_unless_root("what_changes_is_told") {
         return;
     }
-    const WEB: &str = "[[service]]\nname = \"web\"\nports = [80]\n";
+    const WEB: &str =
+        "[defaults]\nadmission = \"local\"\n[[service]]\nname = \"web\"\nports = [80]\n";
     const REST: &str = "[[service]]\nname = \"rest\"\n";
     let edge = Edge::new(EdgeOptions::default()).unwrap();
     let guard = Guard::with_config(&edge, &format!("{WEB}{REST}"), &["--mode", "always"]);
