@@ -94,7 +94,7 @@ const fn packer(name: &'static str, package: &'static str) -> Program {
 }
 
 /// Every program that the lab and the tests run.
-pub static PROGRAMS: [Program; 15] = [
+pub static PROGRAMS: [Program; 16] = [
     Program {
         name: "ip",
         package: "iproute2",
