@@ -51,6 +51,7 @@ pub fn park<N: Net, T: Tables>(tables: &T, flow: &Flow<N>, segment: &Segment) {
     parked.ip_at.set(segment.ip_at as u32);
     parked.tcp_at.set(segment.tcp_at as u32);
     parked.end.set(segment.end as u32);
+    parked.probe.set(0);
 }
 
 /// Decides on the segment that was put aside.
@@ -126,13 +127,15 @@ fn take<N: Net, P: Arriving, T: Tables>(packet: &P, tables: &T) -> Option<Taken<
     // Bounds again, for the verifier, which knows nothing of what is in a map.
     let tcp_at = parked.tcp_at.get() as usize & MAX_AT;
     let ip_at = parked.ip_at.get() as usize & 0x1f;
+    let mut tcp = tcp::Header::read(packet.view(tcp_at, tcp::HEADER)?);
+    tcp.sequence = tcp.sequence.wrapping_add(parked.probe.get());
     Some(Taken {
         flow: Flow {
             net: N::unpark(parked),
             client_port: parked.client_port.get(),
             server_port: parked.server_port.get(),
         },
-        tcp: tcp::Header::read(packet.view(tcp_at, tcp::HEADER)?),
+        tcp,
         ip_at,
         tcp_at,
         end: parked.end.get() as usize & 0x1_ffff,
@@ -238,9 +241,10 @@ fn fits<N: Net>(flow: &LiveFlow, taken: &Taken<N>) -> bool {
     let bare = taken.tcp_at + tcp.header_len as usize >= taken.end;
     if flow.state.get() == FLOW_SPLICED
         && tcp.acknowledgment == flow.cookie.get().wrapping_add(1)
-        && tcp.sequence == flow.client_isn.get().wrapping_add(1)
+        && tcp.sequence.wrapping_sub(flow.client_isn.get()) <= 1
     {
-        // The very ACK that it began with, again: its cookie holds still, but starts nothing new.
+        // The very ACK that it began with, again, or a probe of the window it was promised: its cookie
+        // holds still, but starts nothing new.
         return true;
     }
     if flow.state.get() == FLOW_PENDING {
@@ -410,10 +414,20 @@ fn check<N: Net, P: Arriving, T: Tables>(packet: &mut P, tables: T) -> Ack {
     if header_len < tcp::HEADER || at + header_len > taken.end {
         return Ack::Bad(Reason::BadTcp);
     }
-    let isn = tcp.sequence.wrapping_sub(1);
     let cookie = tcp.acknowledgment.wrapping_sub(1);
-    let Some(payload) = validate(&tables, flow, isn, cookie, tables.now()) else {
-        return Ack::Stray;
+    let honoured = |isn| validate(&tables, flow, isn, cookie, tables.now());
+    let payload = match honoured(tcp.sequence.wrapping_sub(1)) {
+        Some(payload) => payload,
+        // The ACK was lost, and the client has data for a window of zero: Linux probes it with the
+        // sequence number before (`tcp_xmit_probe_skb`), others with a byte of data.
+        None if at + header_len == taken.end => {
+            let (Some(payload), Some(parked)) = (honoured(tcp.sequence), tables.parked()) else {
+                return Ack::Stray;
+            };
+            parked.probe.set(1);
+            payload
+        }
+        None => return Ack::Stray,
     };
     match is_intact(packet, &taken) {
         true => Ack::Good(payload),

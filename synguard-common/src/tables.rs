@@ -168,8 +168,9 @@ pub struct Parked {
     pub tcp_at: Cell<u32>,
     /// Where the packet ends.
     pub end: Cell<u32>,
-    /// Zero.
-    pub pad: Cell<u32>,
+    /// 1 where the segment is a window probe, whose sequence number is one less than the ACK's would be;
+    /// else 0.
+    pub probe: Cell<u32>,
 }
 
 macro_rules! same_layout {

@@ -20,7 +20,7 @@ use synguard_lab::{
 };
 
 use crate::{
-    client::{HTTP, exchange},
+    client::{ECHO, HTTP, echo, exchange},
     guard::{PATIENCE, count, eventually, packets},
     proxy_rules::{ACK, Hook, Rules, SYN, SYN_ACK},
     proxy_site::{PROMPT, Place, SPARE, Site, at_each},
@@ -36,6 +36,28 @@ fn everywhere_at_once(what: &str, test: impl Fn(Place, &Site) + Sync) {
             if place.is_possible(what) {
                 scope.spawn(move || test(place, &Site::plain(place)));
             }
+        }
+    });
+}
+
+/// The ACK that carries the cookie is lost. The client knows no better than that it is connected, and
+/// that the window is shut: what it sends next is a probe of that.
+#[test]
+fn the_first_ack_is_lost() {
+    let what = "the_first_ack_is_lost";
+    at_each(&Place::ALL, what, |place, site, _| {
+        for target in site.both(ECHO) {
+            let rules = Rules::lose_first(site.client(), Hook::Output, ACK);
+            let begin = Instant::now();
+            let stream = site.connect(target);
+            echo(&stream, b"a client that speaks first").unwrap();
+            let took = begin.elapsed();
+            assert_eq!(rules.lost(), 1, "{place:?}, {target}");
+            assert!(
+                took < Duration::from_secs(2),
+                "{place:?}, {target}: {took:?}"
+            );
+            echo(&stream, b"and goes on").unwrap();
         }
     });
 }
