@@ -163,7 +163,7 @@ fn top_outlives_the_daemon() {
     let _server = serve(&edge);
     let guard = Guard::always(&edge);
     let service = format!("{} ", guard.service().name);
-    let _flood = flood(&edge);
+    let first_flood = flood(&edge);
     // Counters that the next daemon begins without.
     std::thread::sleep(Duration::from_secs(3));
     let files = tempfile::tempdir().unwrap();
@@ -182,8 +182,11 @@ fn top_outlives_the_daemon() {
     std::thread::sleep(Duration::from_secs(2));
     assert!(terminal.is_running());
 
+    // A busy machine has enough to do with loading programs.
+    first_flood.stop().unwrap();
     drop(guard);
     let next = Guard::always(&edge);
+    let _flood = flood(&edge);
     std::fs::remove_file(&socket).unwrap();
     symlink(next.socket(), &socket).unwrap();
     let mut most: f64 = 0.0;
