@@ -94,21 +94,24 @@ pub(super) fn draw(
     let heading = columns
         .iter()
         .map(|(column, title, _)| Cell::from(Text::from(*title).alignment(alignment(*column))));
+    let selected = ui.selected.as_deref();
     let rows = order
         .iter()
         .filter_map(|at| scene.model.service(*at))
         .map(|(status, track)| {
             Row::new(columns.iter().map(|(column, _, width)| {
-                let (style, text) = cell(scene, *column, (*width).into(), status, track);
+                let (mut style, text) = cell(scene, *column, (*width).into(), status, track);
+                // The name alone: colours and graphs are not what they were when reversed.
+                if matches!(column, Column::Name) && selected == Some(&*status.name) {
+                    style = scene.look.selected();
+                }
                 Cell::from(Text::from(text).alignment(alignment(*column))).style(style)
             }))
         });
     let widths = columns
         .iter()
         .map(|(_, _, width)| Constraint::Length(*width));
-    let table = Table::new(rows, widths)
-        .header(Row::new(heading).style(scene.look.faint()))
-        .row_highlight_style(scene.look.selected());
+    let table = Table::new(rows, widths).header(Row::new(heading).style(scene.look.faint()));
     StatefulWidget::render(table, area, buffer, &mut ui.table);
     if order.is_empty()
         && let Some(row) = area.rows().nth(1)
