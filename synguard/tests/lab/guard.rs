@@ -17,7 +17,7 @@ use synguard_lab::{edge::Edge, link::End, netns::Netns, process::Process};
 use tempfile::TempDir;
 
 /// What anything may take on a busy machine before the test gives up.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The program under test.
 pub fn binary() -> PathBuf {
