@@ -54,11 +54,14 @@ pub struct Request {
 pub fn probe(request: &Request) -> anyhow::Result<Facts> {
     let (world, default_routes) = discover()?;
     let settings = Settings::new(Path::new("/"), Path::new(DEFAULT_FILE))?;
-    let names = if request.interfaces.is_empty() {
-        that_matter(&world, &default_routes)
-    } else {
-        request.interfaces.clone()
-    };
+    let host = host(request.config.as_deref(), &world, &settings);
+    let configured = host.config.iter().flat_map(|config| &config.interfaces);
+    let configured: Vec<String> = configured.cloned().collect();
+    let names = [&request.interfaces, &configured]
+        .into_iter()
+        .find(|names| !names.is_empty())
+        .cloned()
+        .unwrap_or_else(|| that_matter(&world, &default_routes));
     let interfaces = names
         .into_iter()
         .map(|name| match world.by_name(&name) {
@@ -71,7 +74,7 @@ pub fn probe(request: &Request) -> anyhow::Result<Facts> {
         .collect();
     Ok(Facts {
         kernel: kernel(&settings),
-        host: host(request.config.as_deref(), &world, &settings),
+        host,
         interfaces,
     })
 }

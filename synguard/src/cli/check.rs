@@ -26,7 +26,8 @@ Examples:
   synguard check eth0 --config /etc/synguard/synguard.toml
   synguard check --json | jq '.checks[] | select(.status != \"ok\")'")]
 pub(super) struct Check {
-    /// Interfaces; without, those with a default route and every card that is up.
+    /// Interfaces; without, those of the configuration, else those with a default route and every card
+    /// that is up.
     #[arg(value_name = "IFACE")]
     interfaces: Vec<String>,
 

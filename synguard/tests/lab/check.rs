@@ -21,7 +21,7 @@ use synguard_lab::{
     skip_unless_root,
 };
 
-use crate::guard::{Guard, PATIENCE, admitted, binary, challenged};
+use crate::guard::{Guard, PATIENCE, admitted, binary, challenged, eventually};
 
 /// What a run said.
 struct Said {
@@ -362,7 +362,10 @@ fn a_deaf_peer_is_foreseen() {
     said.expect("native-xdp", "warn", "generic XDP is configured", "");
     let guard = Guard::at(&far, &config("generic"), &arguments);
     assert!(connects(PATIENCE), "{}", guard.process.log());
-    assert_eq!(admitted(&guard.service()), 1);
+    // The client is connected before its ACK is here.
+    eventually("it is admitted", || {
+        (admitted(&guard.service()) == 1).then_some(())
+    });
     guard.stop();
 }
 
