@@ -302,6 +302,7 @@ fn top_on_terminals_that_can_little() {
     let mut command = command(&guard.socket());
     command.env("TERM", "dumb");
     let mut terminal = Terminal::run(command, (200, 24));
+    terminal.shows("synguard top -b");
     assert_eq!(terminal.end().code(), Some(1));
     let said = terminal.lines().join("\n");
     assert_eq!(
