@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr},
+    net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, UdpSocket},
     path::{Path, PathBuf},
     process::{Command, Output},
     thread,
@@ -35,20 +35,23 @@ const CLOSED: u16 = 9;
 const FLOOD_PORT: u16 = 2000;
 const FORGED_PORT: u16 = 3000;
 const CLOSED_PORT: u16 = 4000;
+/// What ends a capture.
+const LAST: &[u8] = b"the last packet of this capture";
 /// How many of each they send, in each family.
 const FLOOD: u16 = 20;
 const FORGED: u16 = 7;
 const TO_CLOSED: u16 = 5;
 
 /// tcpdump at work.
-struct Dump {
+struct Dump<'a> {
+    ns: &'a Netns,
     process: Process,
     file: PathBuf,
 }
 
-impl Dump {
-    /// Captures on a device of the namespace.
-    fn start(ns: &Netns, device: &str, files: &TempDir) -> Self {
+impl<'a> Dump<'a> {
+    /// Captures on a device of the client's namespace.
+    fn start(ns: &'a Netns, device: &str, files: &TempDir) -> Self {
         let file = files.path().join(format!("{device}.pcap"));
         let mut command = command("tcpdump");
         // Written at once, which takes a place of the size of the largest packet for each: room for a
@@ -67,11 +70,23 @@ impl Dump {
         command.arg(&file).args(["tcp", "or", "udp"]);
         let mut process = Process::spawn(ns, command).unwrap();
         process.wait_for_line("listening on", PATIENCE).unwrap();
-        Self { process, file }
+        Self { ns, process, file }
     }
 
-    /// Ends it, when what has passed is written.
+    /// Ends it, when what has passed is written: a signal makes tcpdump leave what it has not read
+    /// yet, so that a datagram goes last and is waited for.
     fn stop(mut self) -> PathBuf {
+        let mark = |socket: UdpSocket| socket.send_to(LAST, both(CLOSED)[0]);
+        self.ns
+            .run(|| Ok(mark(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?)?))
+            .unwrap();
+        eventually("the last packet is in the capture", || {
+            let captured = fs::read(&self.file).unwrap();
+            captured
+                .windows(LAST.len())
+                .any(|part| part == LAST)
+                .then_some(())
+        });
         self.process.signal(Signal::SIGINT).unwrap();
         let status = self.process.wait(PATIENCE).unwrap();
         let log = self.process.log();
@@ -472,7 +487,7 @@ fn explain_knows_the_flows_of_the_daemon() {
     let packets = document["packets"].as_array().unwrap();
     let arriving: Vec<_> = packets
         .iter()
-        .filter(|packet| packet["direction"] == "in")
+        .filter(|packet| packet["protocol"] == "tcp" && packet["direction"] == "in")
         .collect();
     assert!(arriving.len() >= 5, "{packets:?}");
     for packet in arriving {
