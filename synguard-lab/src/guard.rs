@@ -37,7 +37,8 @@ impl Guard {
             .arg(socket(files.path()))
             .arg("--secret")
             .arg(files.path().join("secret"))
-            .args(["--pins", "off", "--state", "off"]);
+            // The other ends of the lab's wires run XDP, and so hear what native XDP answers.
+            .args(["--pins", "off", "--state", "off", "--xdp-mode", "native"]);
         if let Some(config) = config {
             let path = files.path().join("synguard.toml");
             std::fs::write(&path, config).context("cannot write the daemon's configuration")?;

@@ -6,7 +6,10 @@ use super::{
     facts::{Host, Interface, Missing, Peer, Seen},
     host::proxies,
 };
-use crate::{dataplane::attach::is_ours, model::XdpMode};
+use crate::{
+    dataplane::attach::{auto_declines, is_ours},
+    model::XdpMode,
+};
 
 /// Drivers that run XDP, asked only where the kernel does not tell (before 6.3).
 const NATIVE_DRIVERS: &[&str] = &[
@@ -75,7 +78,11 @@ fn found(interface: &Interface, host: &Host) -> Vec<Check> {
         .config
         .as_ref()
         .map_or(XdpMode::Auto, |config| config.xdp_mode);
-    let native = native(interface);
+    let native = if mode == XdpMode::Auto {
+        declined(interface).unwrap_or_else(|| native(interface))
+    } else {
+        native(interface)
+    };
     let is_native = mode != XdpMode::Generic && matches!(native, Native::Yes(_));
     checks.extend(port(interface));
     checks.push(xdp(&native, mode));
@@ -145,6 +152,23 @@ fn port(interface: &Interface) -> Option<Check> {
             format!("a port of bridge {above}: sees all that comes in"),
         ),
         kind => Check::ok(NAME, format!("a port of {kind} {above}")),
+    })
+}
+
+/// What `auto` does not use though the driver has it.
+fn declined(interface: &Interface) -> Option<Native> {
+    let reason = auto_declines(interface.link.device.driver.as_deref())?;
+    let fix = match &interface.peer {
+        Some(Ok(peer)) if peer.has_xdp => format!("xdp_mode = \"native\", as {} does", peer.name),
+        Some(Ok(peer)) => format!(
+            "xdp_mode = \"native\", and any XDP program on {}",
+            peer.name
+        ),
+        _ => "xdp_mode = \"native\", if the other end runs XDP".to_owned(),
+    };
+    Some(Native::No {
+        reason: reason.to_owned(),
+        fix,
     })
 }
 

@@ -241,6 +241,7 @@ fn what_cannot_be_seen_is_a_warning() {
     let mut unseen = veth();
     unseen.peer = Some(Err(Unseen::NeedsRoot));
     facts.interfaces = vec![Ok(unseen)];
+    facts.host.config.as_mut().unwrap().xdp_mode = XdpMode::Native;
     let report = Report::of(&facts);
     for name in [
         "helpers",
@@ -588,16 +589,23 @@ fn the_other_end_of_a_veth() {
         change(veth.peer.as_mut().unwrap().as_mut().unwrap());
         veth
     };
-    expect_of(
+    let native = |interface: Interface, name, status, found, fix| {
+        let put = |facts: &mut Facts| {
+            facts.host.config.as_mut().unwrap().xdp_mode = XdpMode::Native;
+            facts.interfaces = vec![Ok(interface)];
+        };
+        expect(put, name, status, found, fix);
+    };
+    native(
         with(&|_| {}),
         "peer-receive",
         Fail,
         "loses every answer",
         "xdp_mode = \"generic\"",
     );
-    expect_of(with(&|_| {}), "peer-checksum", Good, "finishes", "");
+    native(with(&|_| {}), "peer-checksum", Good, "finishes", "");
     let program = |peer: &mut Peer| peer.has_xdp = true;
-    expect_of(
+    native(
         with(&program),
         "peer-receive",
         Good,
@@ -609,7 +617,7 @@ fn the_other_end_of_a_veth() {
         peer.offloads.insert("tx-checksum-ip-generic".into());
     };
     let fix = "in its namespace: ethtool -K peer0 tx off";
-    expect_of(with(&lazy), "peer-checksum", Warn, "unfinished", fix);
+    native(with(&lazy), "peer-checksum", Warn, "unfinished", fix);
     let proxied = |f: &mut Facts| {
         f.host.config.as_mut().unwrap().services[0].admission = Admission::Proxy;
         f.interfaces = vec![Ok(with(&lazy))];
@@ -617,13 +625,23 @@ fn the_other_end_of_a_veth() {
     expect(proxied, "peer-checksum", Fail, "`proxy` drops", fix);
     let many = |peer: &mut Peer| peer.channels = Some(channels(6, 6));
     let fix = "ethtool -L eth0 rx 6";
-    expect_of(
+    native(
         with(&many),
         "native-xdp",
-        Warn,
+        Fail,
         "sends by 6 queues, and 4 receive",
         fix,
     );
+    // What is left to choose does not choose it.
+    let not = "unless it runs XDP too";
+    expect_of(
+        with(&|_| {}),
+        "native-xdp",
+        Warn,
+        not,
+        "any XDP program on peer0",
+    );
+    expect_of(with(&program), "native-xdp", Warn, not, "as peer0 does");
     // What does not run natively loses nothing.
     let generic = |f: &mut Facts| {
         f.host.config.as_mut().unwrap().xdp_mode = XdpMode::Generic;
@@ -641,7 +659,7 @@ fn the_other_end_of_a_veth() {
     let large = |peer: &mut Peer| peer.mtu = 9000;
     let mut old = with(&large);
     old.xdp = None;
-    expect_of(old, "native-xdp", Warn, "MTU 9000", "dev peer0 mtu 3498");
+    native(old, "native-xdp", Fail, "MTU 9000", "dev peer0 mtu 3498");
 }
 
 #[test]

@@ -389,13 +389,26 @@ const NATIVE: &str = "native";
 /// As [`Attachment::xdp_mode`] has it.
 const GENERIC: &str = "generic";
 
+/// Why [`XdpMode::Auto`] leaves native XDP alone on a device of this driver that has it.
+///
+/// A veth hands what XDP sends back to the other end only if that runs an XDP program itself
+/// (`veth_xdp_xmit` wants its NAPI, which GRO would do for, and `veth_xdp_flush` its program to wake it),
+/// which other ends seldom do and this namespace cannot see. Without, every answer is lost in silence.
+pub fn auto_declines(driver: Option<&str>) -> Option<&'static str> {
+    (driver == Some("veth"))
+        .then_some("the other end of a veth gets no answers of native XDP unless it runs XDP too")
+}
+
 fn attach_xdp(
     programs: &mut Programs,
     device: &Device,
     mode: XdpMode,
 ) -> Result<(XdpLink, &'static str, Option<String>), AttachError> {
-    let mut fallback = None;
-    if mode != XdpMode::Generic {
+    let mut fallback = (mode == XdpMode::Auto)
+        .then(|| auto_declines(device.driver.as_deref()))
+        .flatten()
+        .map(str::to_owned);
+    if mode != XdpMode::Generic && fallback.is_none() {
         match try_xdp(programs, device, AyaXdpMode::Driver) {
             Ok(link) => return Ok((link, NATIVE, None)),
             Err(AttachError::NativeUnsupported { mtu, reason, .. }) if mode == XdpMode::Auto => {

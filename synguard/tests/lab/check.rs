@@ -63,6 +63,9 @@ fn run(ns: &Netns, config: &str, arguments: &[&str]) -> Output {
     .unwrap()
 }
 
+/// A configuration for servers on the box.
+const LOCAL: &str = "[[service]]\nname = \"all\"\naddresses = [\"interface\"]\n";
+
 #[track_caller]
 fn check_with(ns: &Netns, config: &str, interface: &str) -> Said {
     let output = run(ns, config, &["--json", interface]);
@@ -83,8 +86,14 @@ fn check_with(ns: &Netns, config: &str, interface: &str) -> Said {
 /// On a service for everything that listens here.
 #[track_caller]
 fn check(ns: &Netns, interface: &str) -> Said {
-    const LOCAL: &str = "[[service]]\nname = \"all\"\naddresses = [\"interface\"]\n";
     check_with(ns, LOCAL, interface)
+}
+
+/// The same where the daemon must use native XDP.
+#[track_caller]
+fn check_native(ns: &Netns, interface: &str) -> Said {
+    let config = format!("[daemon]\nxdp_mode = \"native\"\n{LOCAL}");
+    check_with(ns, &config, interface)
 }
 
 /// The same on one for servers behind the box.
@@ -102,7 +111,7 @@ fn a_machine_that_is_fit() {
     }
     let edge = Edge::new(EdgeOptions::default()).unwrap();
     let device = edge.server_end.name.as_str();
-    let said = check(&edge.server, device);
+    let said = check_native(&edge.server, device);
     assert_eq!(said.code, Some(0), "{:?}", said.checks);
     said.expect("kernel", "ok", "with BTF", "");
     said.expect("helpers", "ok", "all ", "");
@@ -291,14 +300,14 @@ fn a_veth_that_refuses_is_foreseen() {
         .run(|| Ok(Command::new("ip").args(add.split_whitespace()).output()?))
         .unwrap();
     assert!(output.status.success(), "{output:?}");
-    let said = check(&ns, "q0");
+    let said = check_native(&ns, "q0");
     said.expect(
         "native-xdp",
-        "warn",
+        "fail",
         "sends by 2 queues, and 1 receive",
         "ethtool -L q1 tx 1",
     );
-    let said = check(&ns, "q1");
+    let said = check_native(&ns, "q1");
     said.expect("native-xdp", "ok", "in driver veth", "");
     let end = |name: &str| End {
         ns: ns.clone(),
@@ -317,7 +326,7 @@ fn a_veth_that_refuses_is_foreseen() {
     };
     mtu("q0");
     mtu("q1");
-    let said = check(&ns, "q1");
+    let said = check_native(&ns, "q1");
     let (status, found, _) = said.of("native-xdp");
     assert_eq!(runs_natively(&end("q1")), status == "ok", "{found}");
 }
@@ -357,16 +366,22 @@ fn a_deaf_peer_is_foreseen() {
     assert!(challenged(&guard.service()) > 0);
     guard.stop();
 
-    let said = check_with(&server, &config("generic"), &far.name);
-    assert_eq!(said.code, Some(0), "{:?}", said.checks);
-    said.expect("native-xdp", "warn", "generic XDP is configured", "");
-    let guard = Guard::at(&far, &config("generic"), &arguments);
-    assert!(connects(PATIENCE), "{}", guard.process.log());
-    // The client is connected before its ACK is here.
-    eventually("it is admitted", || {
-        (admitted(&guard.service()) == 1).then_some(())
-    });
-    guard.stop();
+    for (mode, found) in [
+        ("generic", "generic XDP is configured"),
+        ("auto", "unless it runs XDP too"),
+    ] {
+        let said = check_with(&server, &config(mode), &far.name);
+        assert_eq!(said.code, Some(0), "{:?}", said.checks);
+        said.expect("native-xdp", "warn", found, "");
+        let guard = Guard::at(&far, &config(mode), &arguments);
+        assert!(connects(PATIENCE), "{}", guard.process.log());
+        // The client is connected before its ACK is here.
+        eventually("it is admitted", || {
+            (admitted(&guard.service()) == 1).then_some(())
+        });
+        assert_eq!(guard.status().interfaces[0].xdp_mode, "generic");
+        guard.stop();
+    }
 }
 
 #[test]

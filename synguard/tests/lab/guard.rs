@@ -71,10 +71,18 @@ impl Guard {
         Self::at(&edge.server_end, config, arguments)
     }
 
-    /// The same at any end of a wire.
+    /// The same at any end of a wire; with native XDP where nothing else is said, for the other ends of
+    /// the lab's wires run XDP.
     pub fn at(end: &End, config: &str, arguments: &[&str]) -> Self {
         let interface = ["-i", &end.name];
-        let guard = Self::spawn(&end.ns, config, &[&interface, arguments].concat()).ready();
+        let is_said = arguments.contains(&"--xdp-mode") || config.contains("xdp_mode");
+        let native: &[_] = if is_said {
+            &[]
+        } else {
+            &["--xdp-mode", "native"]
+        };
+        let arguments = [&interface, native, arguments].concat();
+        let guard = Self::spawn(&end.ns, config, &arguments).ready();
         assert!(end.has_xdp().unwrap(), "nothing is attached");
         guard
     }

@@ -74,7 +74,8 @@ impl Installed<'_> {
 
     fn configure(&self, rest: &str) {
         let device = &self.edge.server_end.name;
-        let text = format!("[daemon]\ninterfaces = [\"{device}\"]\n{rest}\n");
+        let text =
+            format!("[daemon]\ninterfaces = [\"{device}\"]\nxdp_mode = \"native\"\n{rest}\n");
         fs::write(self.guest.path(CONFIG), text).unwrap();
     }
 

@@ -17,7 +17,7 @@ pub fn guard(topology: &Forwarding) -> Guard {
     let config = format!(
         "[[service]]\nname = \"behind\"\naddresses = [\"{v4}\", \"{v6}\"]\nadmission = \"proxy\"\n"
     );
-    Guard::spawn(&topology.edge, &config, &["-i", &topology.outside.name]).ready()
+    Guard::at(&topology.outside, &config, &[])
 }
 
 /// Has the daemon see what the server offers, and guard it from then on. `targets` are ports of the
