@@ -13,7 +13,7 @@ use crate::verdict::Reason;
 /// `draining` at the beginning of [`Runtime`] (map `RUNTIME`), `left` at the beginning of [`Sweep`]
 /// (map `SWEEP`), and that the program `synguard_sweep` brings the latter up to date when it is run on
 /// any frame.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Service number of "no service". Number 0 of every per-service table belongs to the packets of
 /// no service.
@@ -479,9 +479,14 @@ pub struct HalfOpen {
     /// The server's initial sequence number, once `confirmed`.
     pub server_isn: u32,
     /// The service.
-    pub service: u32,
+    pub service: u16,
     /// 1 once the server's SYN-ACK was seen.
-    pub confirmed: u32,
+    pub confirmed: u8,
+    /// Bytes of `link` that count.
+    pub link_len: u8,
+    /// The link header of the SYN, without the EtherType of what follows, in words whose bytes in memory
+    /// are those on the wire.
+    pub link: [u32; LINK_HEADER / 4],
 }
 
 /// Buckets of the map `ADMISSIONS`, a power of two.
@@ -624,6 +629,6 @@ layout! {
     FlowCounts = 24: created 0, evicted 8, verified 16;
     VerifiedSource = 8: since 0, pad 4;
     Tuple = 40: client 0, server 16, client_port 32, server_port 34, pad 36;
-    HalfOpen = 24: since 0, client_isn 8, server_isn 12, service 16, confirmed 20;
+    HalfOpen = 40: since 0, client_isn 8, server_isn 12, service 16, confirmed 18, link_len 19, link 20;
     AdmissionBucket = 32: ways 0;
 }

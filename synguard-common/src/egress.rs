@@ -136,7 +136,7 @@ fn half_open<N: Net, P: Leaving, T: Tables>(
         return None;
     }
     let entry = tables.half_open(tuple)?;
-    let service = entry.service as u16;
+    let service = entry.service;
     let client_isn = header.acknowledgment.wrapping_sub(1);
     let reason = if control & tcp::SYN != 0 {
         if !tables.half_open_confirm(tuple, client_isn, header.sequence) {

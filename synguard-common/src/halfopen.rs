@@ -62,6 +62,8 @@ mod tests {
             server_isn,
             service: 1,
             confirmed: 1,
+            link_len: 0,
+            link: [0; 5],
         }
     }
 

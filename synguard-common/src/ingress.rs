@@ -7,7 +7,8 @@
 use crate::{
     abi::{
         ADMISSION_LOCAL, ADMISSION_NONE, ADMISSION_PROXY, ADMISSION_RESET, AddressEntry, HalfOpen,
-        MODE_ALWAYS, MODE_OBSERVE, PortKey, SERVICE_NONE, STATE_GUARDED, ServiceConfig,
+        LINK_HEADER, MODE_ALWAYS, MODE_OBSERVE, PortKey, SERVICE_NONE, STATE_GUARDED,
+        ServiceConfig,
     },
     cookie::{self, Payload, Timestamp},
     flow::{Flow, MAPPED, Net, V4, V6},
@@ -402,7 +403,7 @@ fn judge<N: Net, P: Arriving, T: Tables>(
     let reason = if is_guarded(tables, config, state) {
         guarded(packet, tables, flow, segment, config)
     } else {
-        calm(tables, flow, segment, config, state)
+        calm(packet, tables, flow, segment, config, state)
     };
     Some(Verdict::of(config, service, reason, syn))
 }
@@ -432,7 +433,8 @@ pub fn nonsense(tcp: &tcp::Header, tcp_at: usize, end: usize) -> Option<Reason> 
 
 /// A calm service's segment always passes; what matters is what it does to the half-open count.
 #[inline(always)]
-fn calm<N: Net, T: Tables>(
+fn calm<N: Net, P: Arriving, T: Tables>(
+    packet: &P,
     tables: &T,
     flow: &Flow<N>,
     segment: &Segment,
@@ -441,7 +443,7 @@ fn calm<N: Net, T: Tables>(
 ) -> Reason {
     const CONTROL: u16 = tcp::SYN | tcp::ACK | tcp::RST | tcp::FIN;
     if segment.tcp.flags & CONTROL == tcp::SYN {
-        return calm_syn(*tables, flow, segment.tcp.sequence, segment.service);
+        return calm_syn(packet, *tables, flow, Syn::of(segment));
     }
     let tcp = &segment.tcp;
     if state.half_open() != 0
@@ -463,10 +465,43 @@ fn calm<N: Net, T: Tables>(
     Reason::Calm
 }
 
+/// What [`calm_syn`] has to know of a segment, in one of the five registers that arguments are passed in.
+#[derive(Clone, Copy)]
+struct Syn(u64);
+
+impl Syn {
+    #[inline(always)]
+    fn of(segment: &Segment) -> Self {
+        let place = (segment.ip_at as u64 & 0xffff) << 48;
+        Self(place | (segment.service as u64) << 32 | segment.tcp.sequence as u64)
+    }
+
+    #[inline(always)]
+    fn isn(self) -> u32 {
+        self.0 as u32
+    }
+
+    #[inline(always)]
+    fn service(self) -> u16 {
+        (self.0 >> 32) as u16
+    }
+
+    #[inline(always)]
+    fn ip_at(self) -> usize {
+        (self.0 >> 48) as usize
+    }
+}
+
 /// A SYN for a calm service. A function of its own for the sake of the stack, of which a program has
 /// 512 bytes.
 #[inline(never)]
-fn calm_syn<N: Net, T: Tables>(tables: T, flow: &Flow<N>, isn: u32, service: u16) -> Reason {
+fn calm_syn<N: Net, P: Arriving, T: Tables>(
+    packet: &P,
+    tables: T,
+    flow: &Flow<N>,
+    syn: Syn,
+) -> Reason {
+    let service = syn.service();
     let (Some(config), Some(state)) = (tables.service(service), tables.state(service)) else {
         return Reason::Unprotected;
     };
@@ -480,13 +515,20 @@ fn calm_syn<N: Net, T: Tables>(tables: T, flow: &Flow<N>, isn: u32, service: u16
         }
     }
     let now = tables.now().monotonic;
-    let entry = HalfOpen {
+    let link_len = ethernet::before_type(syn.ip_at());
+    let mut entry = HalfOpen {
         since: now,
-        client_isn: isn,
+        client_isn: syn.isn(),
         server_isn: 0,
-        service: service as u32,
+        service,
         confirmed: 0,
+        link_len: link_len as u8,
+        link: [0; LINK_HEADER / 4],
     };
+    for (index, word) in entry.link.iter_mut().enumerate() {
+        // The link header was read to get here.
+        *word = ethernet::word(packet, index, link_len).unwrap_or(0);
+    }
     match tables.half_open_insert(&flow.tuple(), &entry) {
         Inserted::Exists => Reason::SynRetransmitted,
         Inserted::New => {
@@ -540,7 +582,7 @@ pub fn half_open_step<N: Net, T: Tables>(
     if !tables.half_open_remove(&tuple) {
         return None;
     }
-    tables.state(entry.service as u16)?.half_open_sub();
+    tables.state(entry.service)?.half_open_sub();
     Some(reason)
 }
 
@@ -615,7 +657,7 @@ fn guarded_syn<N: Net, P: Arriving, T: Tables>(
         }
     }
     if config.admission == ADMISSION_RESET && tables.is_verified(&flow.net.client()) {
-        calm_syn(*tables, flow, segment.tcp.sequence, segment.service);
+        calm_syn(packet, *tables, flow, Syn::of(segment));
         return Reason::SynVerified;
     }
     let now = tables.now();
@@ -628,7 +670,7 @@ fn guarded_syn<N: Net, P: Arriving, T: Tables>(
     }
     if config.mode == MODE_OBSERVE {
         // It passes, so it is half-open at the server and counted as ever.
-        calm_syn(*tables, flow, segment.tcp.sequence, segment.service);
+        calm_syn(packet, *tables, flow, Syn::of(segment));
         return Reason::Challenged;
     }
 
@@ -645,7 +687,7 @@ fn guarded_syn<N: Net, P: Arriving, T: Tables>(
                 && profile::is_news(profile, offered.present, state.withheld(), tables.tick())
                 && state.claim_probe(tables.tick())
             {
-                calm_syn(*tables, flow, segment.tcp.sequence, segment.service);
+                calm_syn(packet, *tables, flow, Syn::of(segment));
                 return Reason::ProfileProbe;
             }
             Offer::of(config, profile, N::OVERHEAD)

@@ -27,7 +27,7 @@ use crate::{
     tables::{LiveFlow, State, Tables, Verdict},
     translate,
     verdict::Reason,
-    wire::{checksum, ipv4, tcp},
+    wire::{checksum, ethernet, ipv4, tcp},
 };
 
 /// How far a segment may be from what its flow has seen before it is asked for a cookie: more than
@@ -529,16 +529,10 @@ fn started<N: Net, P: Arriving, T: Tables>(
 /// Copies the link header, up to the EtherType of IP.
 #[inline(always)]
 fn copy_link<P: Arriving>(packet: &P, ip_at: usize, live: &LiveFlow) -> Option<()> {
-    let len = ip_at - 2;
+    let len = ethernet::before_type(ip_at);
     live.link_len.set(len as u8);
-    let mut at = 0;
-    for word in &live.link {
-        word.set(if at < len {
-            packet.view(at, 4)?.u32(0).to_be()
-        } else {
-            0
-        });
-        at += 4;
+    for (index, word) in live.link.iter().enumerate() {
+        word.set(ethernet::word(packet, index, len)?);
     }
     Some(())
 }

@@ -162,6 +162,23 @@ impl Netns {
         })
     }
 
+    /// Packets that devices of the namespace have lost so far, for want of room or otherwise
+    /// (`/proc/net/dev`: errors, drops and overruns of both directions).
+    pub fn lost_packets(&self) -> Result<u64> {
+        const PATH: &str = "/proc/thread-self/net/dev";
+        let table =
+            self.run(|| fs::read_to_string(PATH).with_context(|| format!("cannot read {PATH}")))?;
+        let lost = |line: &str| {
+            let (_, numbers) = line.split_once(':')?;
+            let numbers = numbers.split_ascii_whitespace().enumerate();
+            // Bytes, packets, errors, drops, overruns, ... and eight more for what is sent.
+            let lost = numbers.filter(|(column, _)| matches!(column % 8, 2..=4));
+            lost.map(|(_, number)| number.parse::<u64>().ok())
+                .sum::<Option<u64>>()
+        };
+        Ok(table.lines().filter_map(lost).sum::<u64>())
+    }
+
     /// Sets a sysctl of the namespace, written as `net.ipv4.tcp_syncookies`.
     pub fn set_sysctl(&self, name: &str, value: impl ToString) -> Result<()> {
         let (path, value) = (sysctl_path(name), value.to_string());

@@ -69,6 +69,8 @@ pub struct Service {
     pub calm_after: Duration,
     /// Age at which a half-open connection is given up.
     pub half_open_timeout: Duration,
+    /// Whether the server is told so, by a RST in the client's name.
+    pub release: bool,
 }
 
 /// Which addresses a service covers.
@@ -243,8 +245,21 @@ pub struct ServiceStatus {
     pub guarded_total: u64,
     /// Turns to calm.
     pub calmed_total: u64,
-    /// Half-open connections given up for their age.
+    /// Half-open connections given up, for their age or under pressure.
     pub expired_total: u64,
+    /// How many of these the server was told to forget.
+    #[serde(default)]
+    pub released_total: u64,
+    /// Ages of the half-open connections: upper bound in seconds (none for the last) and count, not
+    /// cumulative.
+    #[serde(default)]
+    pub half_open_ages: Vec<(Option<u64>, u64)>,
+    /// Sum of the ages in seconds.
+    #[serde(default)]
+    pub half_open_age_sum: f64,
+    /// Age of the oldest in seconds; 0 where there is none.
+    #[serde(default)]
+    pub half_open_oldest: f64,
     /// SYNs received.
     pub syns: u64,
     /// SYNs received per second, lately.

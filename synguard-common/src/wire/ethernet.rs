@@ -69,6 +69,24 @@ pub fn payload<P: Packet + ?Sized>(packet: &P) -> Option<(u16, usize)> {
     Some((ethertype, HEADER + 2 * TAG))
 }
 
+/// Length of the header of a packet whose payload starts at `payload`, without the EtherType of that:
+/// 12, 16 or 20 bytes.
+#[inline(always)]
+pub const fn before_type(payload: usize) -> usize {
+    payload - 2
+}
+
+/// The word of this index among the first `len` bytes of a frame, as it lies in memory; zero beyond them.
+#[inline(always)]
+pub fn word<P: Packet>(packet: &P, index: usize, len: usize) -> Option<u32> {
+    let at = index * size_of::<u32>();
+    if at < len {
+        Some(packet.view(at, size_of::<u32>())?.u32(0).to_be())
+    } else {
+        Some(0)
+    }
+}
+
 impl Header {
     /// Reads the header and its tags; the second value is their length.
     pub fn read<P: Packet + ?Sized>(packet: &P) -> Option<(Self, usize)> {

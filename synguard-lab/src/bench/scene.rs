@@ -20,8 +20,8 @@ use synguard::dataplane::{
 };
 use synguard_common::{
     abi::{
-        ADMISSION_PROXY, ADMISSION_RESET, Clock, EpochKey, HalfOpen, KEY_SLOTS, MODE_ADAPTIVE,
-        MODE_OBSERVE, REASON_SLOTS, SERVICE_NONE, ServiceConfig, Tuple,
+        ADMISSION_PROXY, ADMISSION_RESET, Clock, EpochKey, HalfOpen, KEY_SLOTS, LINK_HEADER,
+        MODE_ADAPTIVE, MODE_OBSERVE, REASON_SLOTS, SERVICE_NONE, ServiceConfig, Tuple,
     },
     clock::Now,
     profile::Profile,
@@ -325,8 +325,10 @@ impl Scene {
             since: nanos(ClockId::CLOCK_MONOTONIC)?,
             client_isn: client.isn,
             server_isn: 0,
-            service: u32::from(SERVICE),
+            service: SERVICE,
             confirmed: 0,
+            link_len: 0,
+            link: [0; LINK_HEADER / 4],
         };
         self.dataplane
             .maps

@@ -35,6 +35,7 @@ struct Settings {
     low: Threshold,
     calm_after: std::time::Duration,
     half_open_timeout: std::time::Duration,
+    release: bool,
 }
 
 #[derive(Clone)]
@@ -362,6 +363,7 @@ pub(super) fn template() -> Service {
         low: Watermark::Auto,
         calm_after: super::DEFAULT_CALM_AFTER,
         half_open_timeout: super::DEFAULT_HALF_OPEN_TIMEOUT,
+        release: true,
     }
 }
 
@@ -495,6 +497,7 @@ impl Settings {
             low: threshold(template.low),
             calm_after: template.calm_after,
             half_open_timeout: template.half_open_timeout,
+            release: template.release,
         }
     }
 
@@ -509,6 +512,7 @@ impl Settings {
             low: self.low.overlaid(section.get(&values::LOW, report)),
             calm_after: self.calm_after,
             half_open_timeout: self.half_open_timeout,
+            release: self.release,
         };
         set(&mut new.mode, section, &values::MODE, report);
         set(&mut new.admission, section, &values::ADMISSION, report);
@@ -523,6 +527,7 @@ impl Settings {
             &values::HALF_OPEN_TIMEOUT,
             report,
         );
+        set(&mut new.release, section, &values::RELEASE, report);
         new
     }
 
@@ -583,6 +588,7 @@ impl Settings {
             low: self.low.value,
             calm_after: self.calm_after,
             half_open_timeout: self.half_open_timeout,
+            release: self.release,
             ..named
         }
     }

@@ -138,6 +138,7 @@ fn a_full_file_is_read() {
         low = 0x64
         calm_seconds = 60
         half_open_timeout = 30
+        release = false
         [[service]]
         name = "web"
         addresses = ["192.0.2.1", "2001:db8::/32", "127.0.0.0/8", "0.0.0.0/0"]
@@ -148,6 +149,7 @@ fn a_full_file_is_read() {
         admission = "local"
         low = "auto"
         half_open_timeout = "1min 30s"
+        release = true
         "#,
     );
     assert_eq!(config.metrics, None);
@@ -178,6 +180,7 @@ fn a_full_file_is_read() {
         low: Watermark::Fixed(100),
         calm_after: Duration::from_secs(60),
         half_open_timeout: Duration::from_secs(30),
+        release: false,
     };
     let rest = Service {
         name: "rest.of-it_1".into(),
@@ -187,6 +190,7 @@ fn a_full_file_is_read() {
         admission: Admission::Local,
         low: Watermark::Auto,
         half_open_timeout: Duration::from_secs(90),
+        release: true,
         ..web.clone()
     };
     assert_eq!(config.services, [web, rest]);
@@ -296,7 +300,7 @@ fn unknown_keys() {
             "f.toml:2:1: unknown key `calm-seconds` in [defaults]; did you mean `calm_seconds`?",
             "f.toml:3:1: unknown key `High` in [defaults]; did you mean `high`?",
             "f.toml:4:1: unknown key `quux` in [defaults]; its keys are mode, admission, server, high, \
-             low, calm_seconds, half_open_timeout",
+             low, calm_seconds, half_open_timeout, release",
         ],
     );
     bad_service(

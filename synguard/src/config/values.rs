@@ -144,6 +144,11 @@ pub(super) const HALF_OPEN_TIMEOUT: Key<Duration> = Key {
     right: "a time from \"1s\" to \"1h\", or a number of seconds",
     read: |v| time(v, &HALF_OPEN_BOUNDS),
 };
+pub(super) const RELEASE: Key<bool> = Key {
+    name: "release",
+    right: "true or false",
+    read: |v| v.as_bool().ok_or(""),
+};
 pub(super) const NAME: Key<String> = Key {
     name: "name",
     right: "1 to 63 letters, digits, `-`, `_` and `.`, the first a letter or digit",
@@ -191,6 +196,7 @@ pub(super) const DEFAULTS_KEYS: &[&str] = &[
     LOW.name,
     CALM_AFTER.name,
     HALF_OPEN_TIMEOUT.name,
+    RELEASE.name,
 ];
 pub(super) const SERVICE_KEYS: &[&str] = &[
     NAME.name,
@@ -203,6 +209,7 @@ pub(super) const SERVICE_KEYS: &[&str] = &[
     LOW.name,
     CALM_AFTER.name,
     HALF_OPEN_TIMEOUT.name,
+    RELEASE.name,
 ];
 
 /// Reads an element of `interfaces` as the kernel's `dev_valid_name` does; the error is the whole

@@ -9,33 +9,29 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     thread,
     time::{Duration, Instant},
 };
 
-use aya::maps::MapError;
-use synguard_common::abi::{
-    ERRAND_SLOTS, FLOW_KNOWN, FLOW_PENDING, FLOW_SPLICED, FlowCounts, Sweep, map,
-};
-use tracing::error;
-
 use super::{
     clock,
-    errands::{Courier, Outcome, Port},
-    worker::{Bell, Worker},
+    errands::{Courier, Outcome},
+    inject::Injector,
+    worker::{Bell, Complaint, Worker},
 };
 use crate::{
     dataplane::{
-        Books, Dataplane, FlowMaps, LoadError,
-        ledger::BoxCount,
-        load::{PROGRAM_IN, PROGRAM_PASS, PROGRAM_SWEEP},
-        testrun::Runner,
-        wire::Wire,
+        Books, Dataplane, FlowMaps, LoadError, ledger::BoxCount, load::PROGRAM_SWEEP,
+        testrun::Runner, wire::Wire,
     },
     model::FlowStatus,
+};
+use aya::maps::MapError;
+use synguard_common::abi::{
+    ERRAND_SLOTS, FLOW_KNOWN, FLOW_PENDING, FLOW_SPLICED, FlowCounts, Sweep, map,
 };
 
 /// Time between sweeps, at least.
@@ -60,8 +56,6 @@ const BREATH: Duration = Duration::from_millis(1);
 struct Shared {
     /// Whether there may be flows at all.
     wanted: AtomicBool,
-    /// Where frames may be sent and received.
-    ports: RwLock<Vec<Port>>,
     /// How long a source stays verified, ticks.
     verified_ticks: AtomicU32,
     status: Mutex<Known>,
@@ -87,19 +81,15 @@ pub struct Flows {
 
 impl Flows {
     /// Starts it.
-    pub fn start(dataplane: &mut Dataplane) -> anyhow::Result<Self> {
+    pub fn start(dataplane: &mut Dataplane, injector: Injector) -> anyhow::Result<Self> {
         let maps = dataplane
             .maps
             .flows
             .take()
             .ok_or_else(|| LoadError::Object("the maps of flows are missing".into()))?;
-        let courier = Courier::new(
-            dataplane.runner(PROGRAM_IN)?,
-            dataplane.runner(PROGRAM_PASS)?,
-        )?;
+        let courier = Courier::new(injector)?;
         let shared = Arc::new(Shared {
             wanted: AtomicBool::new(false),
-            ports: RwLock::default(),
             verified_ticks: AtomicU32::new(u32::MAX),
             status: Mutex::default(),
             passes: AtomicU64::new(0),
@@ -127,18 +117,6 @@ impl Flows {
     /// Says whether there may be flows.
     pub fn set_wanted(&self, wanted: bool) {
         self.shared.wanted.store(wanted, Ordering::Relaxed);
-    }
-
-    /// Says where frames may be sent and received.
-    pub fn set_ports(&self, ports: Vec<Port>) {
-        let mut now = self
-            .shared
-            .ports
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        if *now != ports {
-            *now = ports;
-        }
     }
 
     /// Says for how long sources stay verified.
@@ -181,24 +159,6 @@ struct Keeper {
     sweeping: Complaint,
     walking: Complaint,
     running: Complaint,
-}
-
-/// Whether the last failure of something was said already.
-#[derive(Debug, Default)]
-struct Complaint(bool);
-
-impl Complaint {
-    /// Says what went wrong, once until it goes well again.
-    fn about(&mut self, what: &str, result: anyhow::Result<()>) {
-        match result {
-            Ok(()) => self.0 = false,
-            Err(_) if self.0 => {}
-            Err(error) => {
-                self.0 = true;
-                error!(error = format!("{error:#}"), "cannot {what}");
-            }
-        }
-    }
 }
 
 impl Keeper {
@@ -269,12 +229,7 @@ impl Keeper {
         let Some(errand) = self.maps.errand()? else {
             return Ok(None);
         };
-        let ports = self
-            .shared
-            .ports
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        self.courier.run(&errand, &ports).map(Some)
+        self.courier.run(&errand).map(Some)
     }
 
     /// Counts the verified sources, and removes those that are so no more.

@@ -1,12 +1,12 @@
 //! What the daemon guards: interfaces, services, and the tables between them. Owned by the run
 //! loop alone.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use anyhow::Context as _;
 use aya::maps::MapError;
 use synguard_common::abi::{
-    ADMISSION_LOCAL, ADMISSION_PROXY, Clock, Runtime, SERVICE_NONE, TICKS_PER_SECOND, map,
+    ADMISSION_LOCAL, ADMISSION_PROXY, Clock, Runtime, SERVICE_NONE, TICKS_PER_SECOND,
 };
 use tracing::{error, warn};
 
@@ -14,6 +14,7 @@ use super::{
     clock::{self, Offset},
     drain::Draining,
     flows::Flows,
+    inject::{Injector, Ports},
     interfaces::Interface,
     keys::KeyRing,
     links::World,
@@ -23,7 +24,7 @@ use super::{
     room::Room,
     service::Running,
     snapshot,
-    sweep::Sweeper,
+    sweep::{Sweeper, Wants},
     sysctl::{self, Tcp},
 };
 use crate::{
@@ -56,6 +57,8 @@ pub struct Guard {
     pub(super) pins: Option<Pins>,
     pub(super) draining: Option<Draining>,
     pub(super) sweeper: Sweeper,
+    /// Where frames can be injected.
+    ports: Arc<Ports>,
     pub(super) interfaces: Vec<Interface>,
     /// Interfaces that are gone, and are to be guarded again when they return.
     pub(super) missing: Vec<String>,
@@ -128,14 +131,12 @@ impl Guard {
         } else {
             (Tables::default(), Runtime::default())
         };
-        let half_open = dataplane
-            .maps
-            .open_half_open()
-            .context("cannot open map HALF_OPEN")?;
-        let capacity = dataplane.maps.capacity(map::HALF_OPEN).unwrap_or(0);
-        let sweeper = Sweeper::start(half_open, capacity, Arc::clone(&states), Arc::clone(&books))
-            .context("cannot start the sweep of half-open connections")?;
-        let flows = Flows::start(&mut dataplane).context("cannot start the sweep of flows")?;
+        let ports = Arc::<Ports>::default();
+        let injector = || Injector::new(&dataplane, Arc::clone(&ports));
+        let sweeper = Sweeper::start(&dataplane, injector()?)?;
+        let injector = injector()?;
+        let flows =
+            Flows::start(&mut dataplane, injector).context("cannot start the sweep of flows")?;
         let jiffies = dataplane
             .jiffies()
             .context("cannot compare the kernel's clocks")?;
@@ -173,6 +174,7 @@ impl Guard {
             states,
             books,
             sweeper,
+            ports,
             world,
             keys,
             tcp,
@@ -235,7 +237,7 @@ impl Guard {
         }
         // No entry of a new service may meet a sweep that does not know it.
         self.sweeper
-            .set_timeouts(timeouts(&self.services).chain(timeouts(&services)));
+            .set(wants(&self.services).chain(wants(&services)));
         for next in &services {
             if let Some(running) = old.get(next.service.name.as_str())
                 && let Some(slot) = self.states.get(next.number)
@@ -244,10 +246,10 @@ impl Guard {
             }
         }
         if let Err(error) = self.apply(&tables, &services) {
-            self.sweeper.set_timeouts(timeouts(&self.services));
+            self.sweeper.set(wants(&self.services));
             return Err(error);
         }
-        self.sweeper.set_timeouts(timeouts(&services));
+        self.sweeper.set(wants(&services));
         self.report_services(&config.services);
         self.commit(tables, services);
         self.numbers = numbers;
@@ -366,7 +368,8 @@ impl Guard {
             self.forwarded_at = Some(self.flows.passes());
         }
         self.flows.set_wanted(self.forwards());
-        self.flows.set_ports(self.ports());
+        self.ports.set(self.open_ports());
+        self.sweeper.set(wants(&self.services));
         self.flows
             .set_verified_ticks(clock::ticks(self.config.verified_timeout));
         self.write_runtime()
@@ -559,8 +562,6 @@ impl Guard {
     }
 }
 
-fn timeouts(services: &[Running]) -> impl Iterator<Item = (u16, Duration)> {
-    services
-        .iter()
-        .map(|running| (running.number, running.service.half_open_timeout))
+fn wants(services: &[Running]) -> impl Iterator<Item = Wants> {
+    services.iter().map(Running::wants)
 }

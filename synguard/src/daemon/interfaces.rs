@@ -2,7 +2,7 @@
 
 use tracing::{error, info, warn};
 
-use super::{errands::Port, guard::Guard};
+use super::{guard::Guard, inject::Port};
 use crate::{
     dataplane::{
         Attachment, Device, attach,
@@ -177,7 +177,7 @@ impl Guard {
     }
 
     /// Where frames may be sent and received.
-    pub(super) fn ports(&self) -> Vec<Port> {
+    pub(super) fn open_ports(&self) -> Vec<Port> {
         let attached = self
             .interfaces
             .iter()

@@ -6,7 +6,9 @@ use super::{
     calm::{Calm, Rules, Sample},
     clock,
     keyless::Keyless,
+    patience::Patience,
     rate::Rate,
+    sweep::Wants,
     sysctl::Profile,
     watermark::{self, Listeners, Watermarks},
 };
@@ -334,6 +336,18 @@ impl Running {
                 slot.turn_calm(now.saturating_add(GRACE_NS));
             }
             _ => {}
+        }
+    }
+
+    /// What its half-open connections can expect.
+    pub fn wants(&self) -> Wants {
+        Wants {
+            number: self.number,
+            patience: Patience::new(
+                self.service.half_open_timeout,
+                self.service.release && self.service.mode != Mode::Observe,
+            ),
+            low: self.watermarks.low,
         }
     }
 

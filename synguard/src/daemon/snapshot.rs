@@ -13,7 +13,12 @@ use synguard_common::{
 };
 use tracing::error;
 
-use super::{clock, guard::Guard, service::Running};
+use super::{
+    clock,
+    guard::Guard,
+    patience::{AGE_BOUNDS, Ages},
+    service::Running,
+};
 use crate::{
     config::Origin,
     dataplane::{error::one_line, health, ledger::Count, load::kernel_release, stats},
@@ -100,6 +105,7 @@ impl Guard {
             .get(running.number)
             .map(|slot| slot.read())
             .unwrap_or_default();
+        let ages = self.sweeper.ages(running.number);
         ServiceStatus {
             name: running.service.name.clone(),
             number: running.number,
@@ -124,6 +130,10 @@ impl Guard {
             guarded_total: u64::from(state.guarded_count),
             calmed_total: running.calmed_total,
             expired_total: self.books.counted(running.number, Count::Expired),
+            released_total: self.books.counted(running.number, Count::Released),
+            half_open_ages: histogram(&ages),
+            half_open_age_sum: ages.sum as f64 / 1e9,
+            half_open_oldest: ages.oldest as f64 / 1e9,
             syns: counted.syns,
             syn_rate: running.syn_rate.per_second(),
             origin: self
@@ -137,6 +147,11 @@ impl Guard {
             rtt_sum: counted.rtt_sum_ms as f64 / 1000.0,
         }
     }
+}
+
+fn histogram(ages: &Ages) -> Vec<(Option<u64>, u64)> {
+    let bounds = AGE_BOUNDS.into_iter().map(Some).chain([None]);
+    bounds.zip(ages.counts).collect()
 }
 
 /// What the programs offer in the name of a proxied service's servers.

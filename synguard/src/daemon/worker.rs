@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use tracing::warn;
+use tracing::{error, warn};
 
 /// A thread with something to do; stopped and waited for on drop.
 pub struct Worker {
@@ -21,6 +21,24 @@ pub struct Worker {
 pub struct Bell {
     rung: Mutex<bool>,
     waiting: Condvar,
+}
+
+/// Whether the last failure of something was said already.
+#[derive(Debug, Default)]
+pub struct Complaint(bool);
+
+impl Complaint {
+    /// Says what went wrong, once until it goes well again.
+    pub fn about(&mut self, what: &str, result: anyhow::Result<()>) {
+        match result {
+            Ok(()) => self.0 = false,
+            Err(_) if self.0 => {}
+            Err(error) => {
+                self.0 = true;
+                error!(error = format!("{error:#}"), "cannot {what}");
+            }
+        }
+    }
 }
 
 impl Worker {

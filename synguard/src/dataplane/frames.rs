@@ -6,7 +6,7 @@ use etherparse::{
     IpHeaders, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, TcpHeader, TcpOptionElement,
     ether_type,
 };
-use synguard_common::abi::{FlowEntry, OFFER_TIMESTAMPS, Tuple};
+use synguard_common::abi::{FlowEntry, HalfOpen, OFFER_TIMESTAMPS, Tuple};
 
 use super::wire::unmapped;
 
@@ -59,6 +59,31 @@ pub fn refusal(tuple: &Tuple, flow: &FlowEntry) -> Option<Vec<u8>> {
         unmapped(tuple.client.0),
         tcp,
     )
+}
+
+/// A RST in the client's name, which ends a half-open connection at its server: in its window, being
+/// just what it expects next (RFC 9293 section 3.10.7.4; `tcp_check_req`). `None` where the entry makes
+/// no sense.
+pub fn release(tuple: &Tuple, entry: &HalfOpen) -> Option<Vec<u8>> {
+    let sequence = entry.client_isn.wrapping_add(1);
+    let mut tcp = TcpHeader::new(tuple.client_port, tuple.server_port, sequence, 0);
+    tcp.rst = true;
+    let link = half_open_link(entry);
+    if link.len() < 2 * MAC {
+        return None;
+    }
+    frame(
+        &link,
+        unmapped(tuple.client.0),
+        unmapped(tuple.server.0),
+        tcp,
+    )
+}
+
+/// The link header of the SYN, without the last EtherType.
+pub fn half_open_link(entry: &HalfOpen) -> Vec<u8> {
+    let bytes = entry.link.iter().flat_map(|word| word.to_ne_bytes());
+    bytes.take(usize::from(entry.link_len)).collect()
 }
 
 /// The link header of the client's ACK, without the last EtherType.

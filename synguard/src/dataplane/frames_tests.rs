@@ -203,6 +203,38 @@ fn a_refusal_goes_the_other_way() {
     }
 }
 
+/// A half-open connection whose SYN came to us with these tags.
+fn half_open(tags: &[[u8; 4]]) -> HalfOpen {
+    let FlowEntry { link_len, link, .. } = flow(tags, 0);
+    HalfOpen {
+        since: 0,
+        client_isn: u32::MAX,
+        server_isn: 7,
+        service: 1,
+        confirmed: 1,
+        link_len,
+        link: std::array::from_fn(|n| u32::from_ne_bytes(*link.as_chunks().0.get(n).unwrap())),
+    }
+}
+
+#[test]
+fn a_release_is_the_clients_next_segment() {
+    for (client, server) in PAIRS {
+        for tags in TAGS {
+            let frame = release(&tuple(client, server), &half_open(tags)).unwrap();
+            let seen = take_apart(&frame);
+            assert_eq!(seen.macs, [OUR_MAC, CLIENT_MAC]);
+            assert_eq!(frame[12..12 + 4 * tags.len()], *tags.as_flattened());
+            assert_eq!(seen.from, (client.parse().unwrap(), 40_000));
+            assert_eq!(seen.to, (server.parse().unwrap(), 443));
+            let mut expected = TcpHeader::new(40_000, 443, 0, 0);
+            expected.rst = true;
+            expected.checksum = seen.tcp.checksum;
+            assert_eq!(seen.tcp, expected);
+        }
+    }
+}
+
 #[test]
 fn nonsense_makes_no_frame() {
     let mixed = tuple("192.0.2.1", "2001:db8::2");
@@ -216,5 +248,11 @@ fn nonsense_makes_no_frame() {
         };
         assert_eq!(client_ack(&fine, &wrong), None, "{link_len}");
         assert_eq!(refusal(&fine, &wrong), None, "{link_len}");
+        let wrong = HalfOpen {
+            link_len,
+            ..half_open(&[])
+        };
+        let made = release(&fine, &wrong);
+        assert!(made.is_none() || link_len > 11, "{link_len}");
     }
 }

@@ -18,8 +18,10 @@ use super::shared::{Shareable, Shared};
 pub enum Count {
     /// Turns from guarded to calm.
     Calmed,
-    /// Half-open connections given up for their age.
+    /// Half-open connections given up, for their age or under pressure.
     Expired,
+    /// How many of these the server was told to forget.
+    Released,
 }
 
 /// What is counted of the whole box, in the slot of no service.

@@ -1,6 +1,6 @@
 //! The kernel's tables with their types, taken out of the loaded object once.
 
-use std::{collections::BTreeMap, os::fd::AsFd as _, sync::Arc};
+use std::{collections::BTreeMap, io, os::fd::AsFd as _, sync::Arc};
 
 use aya::{
     Ebpf,
@@ -12,6 +12,7 @@ use synguard_common::abi::{
 };
 
 use super::{
+    batch::Batches,
     error::{LoadError, one_line},
     flows::FlowTable,
     ledger::Books,
@@ -91,12 +92,11 @@ impl Source<'_> {
 /// A second descriptor of a map.
 fn again(map: &MapData) -> Result<MapData, MapError> {
     let fd = map.fd().as_fd().try_clone_to_owned();
-    MapData::from_fd(fd.map_err(|error| {
-        MapError::SyscallError(aya::sys::SyscallError {
-            call: "fcntl",
-            io_error: error,
-        })
-    })?)
+    MapData::from_fd(fd.map_err(failed)?)
+}
+
+fn failed(error: io::Error) -> MapError {
+    MapError::IoError(error)
 }
 
 fn data(map: &Map) -> Option<&MapData> {
@@ -235,8 +235,12 @@ impl Maps {
         })
     }
 
-    /// A second handle of the half-open table, for a thread of its own.
-    pub fn open_half_open(&self) -> Result<HalfOpenMap, MapError> {
-        HashMap::try_from(Map::from_map_data(again(&self.half_open_again)?)?)
+    /// Two more handles of the half-open table, for a thread of its own: one for entries, one for all.
+    pub fn open_half_open(
+        &self,
+    ) -> Result<(HalfOpenMap, Batches<Wire<Tuple>, Wire<HalfOpen>>), MapError> {
+        let data = || again(&self.half_open_again);
+        let batches = Batches::new(data()?).map_err(failed)?;
+        Ok((HashMap::try_from(Map::from_map_data(data()?)?)?, batches))
     }
 }

@@ -7,6 +7,7 @@
 
 pub mod apply;
 pub mod attach;
+pub mod batch;
 pub mod copy;
 pub mod error;
 pub mod flows;

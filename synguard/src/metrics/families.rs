@@ -256,10 +256,46 @@ impl Families {
         )?;
         w.counter(
             "synguard_half_open_expired",
-            "Half-open connections given up for their age.",
+            "Half-open connections given up, for their age or under pressure.",
             services
                 .iter()
                 .map(|s| (vec![("service", &*s.name)], s.expired_total)),
+        )?;
+        w.counter(
+            "synguard_half_open_released",
+            "Half-open connections given up that the server was told to forget.",
+            services
+                .iter()
+                .map(|s| (vec![("service", &*s.name)], s.released_total)),
+        )?;
+        w.gauge(
+            "synguard_half_open_oldest_seconds",
+            "Age of the oldest half-open connection; 0 where there is none.",
+            services
+                .iter()
+                .map(|s| (vec![("service", &*s.name)], s.half_open_oldest)),
+        )?;
+        let bounds: Vec<Vec<String>> = services
+            .iter()
+            .map(|s| {
+                let bounds = s.half_open_ages.iter().map(|(bound, _)| *bound);
+                bounds
+                    .map(|bound| bound.map_or("inf".into(), |b| b.to_string()))
+                    .collect()
+            })
+            .collect();
+        w.gauge(
+            "synguard_half_open_ages",
+            "Half-open connections by age: up to so many seconds, and more than the bound before.",
+            services.iter().zip(&bounds).flat_map(|(s, bounds)| {
+                let counts = s.half_open_ages.iter().map(|(_, count)| *count);
+                counts.zip(bounds).map(|(count, bound)| {
+                    (
+                        vec![("service", &*s.name), ("up_to_seconds", &**bound)],
+                        count,
+                    )
+                })
+            }),
         )?;
         w.histogram(
             "synguard_handshake_rtt_seconds",

@@ -28,17 +28,19 @@ const ISN: u32 = 0x1234_5678;
 /// An address on the client's wire that no kernel has: nobody answers for it but the test.
 const RAW: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 200);
 
-/// Half-open connections that the server's kernel knows.
-fn syn_received(ns: &Netns) -> u64 {
+/// Half-open connections that the server's kernel knows, in both families.
+pub fn syn_received(ns: &Netns) -> u64 {
     const SYN_RECV: &str = "03";
-    let table = ns
-        .run(|| Ok(std::fs::read_to_string("/proc/thread-self/net/tcp")?))
-        .unwrap();
-    let states = table
-        .lines()
-        .skip(1)
-        .map(|line| line.split_ascii_whitespace().nth(3));
-    states.filter(|state| *state == Some(SYN_RECV)).count() as u64
+    let of = |table: &str| {
+        let path = format!("/proc/thread-self/net/{table}");
+        let table = ns.run(|| Ok(std::fs::read_to_string(path)?)).unwrap();
+        let states = table
+            .lines()
+            .skip(1)
+            .map(|line| line.split_ascii_whitespace().nth(3));
+        states.filter(|state| *state == Some(SYN_RECV)).count() as u64
+    };
+    of("tcp") + of("tcp6")
 }
 
 /// The n-th of many clients whose answers nobody hears.
@@ -280,6 +282,7 @@ fn half_open_connections_are_given_up_with_age() {
         (service.syns == 20 && service.half_open == 0).then_some(service.expired_total)
     });
     assert_eq!(expired, 20);
+    assert_eq!(syn_received(&edge.server), 0, "and the server knows");
 }
 
 /// Whoever holds a cookie gets in though the mode was changed meanwhile.

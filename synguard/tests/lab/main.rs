@@ -27,6 +27,7 @@ mod proxy_servers;
 mod proxy_site;
 mod proxy_streams;
 mod proxy_tuples;
+mod release;
 mod reset_sources;
 mod routed;
 mod services;

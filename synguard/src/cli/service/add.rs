@@ -59,6 +59,10 @@ pub(super) struct Add {
     #[arg(long, value_name = "TIME")]
     half_open_timeout: Option<String>,
 
+    /// Whether the server is told of that, by a RST in the client's name.
+    #[arg(long, value_name = "BOOL")]
+    release: Option<bool>,
+
     /// Only until the daemon ends.
     #[arg(long)]
     temporary: bool,
@@ -104,6 +108,7 @@ impl Add {
             ("low", number(&self.low)),
             ("calm_seconds", self.calm_seconds.map(|n| json!(n))),
             ("half_open_timeout", number(&self.half_open_timeout)),
+            ("release", self.release.map(|release| json!(release))),
         ]
         .into_iter()
         .filter_map(|(key, value)| Some((key.to_owned(), value?)))

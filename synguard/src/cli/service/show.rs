@@ -81,6 +81,9 @@ fn render(service: &ServiceStatus, now: u64, colours: bool) -> Result<String, fm
             service.half_open, service.high, service.low
         ),
     )?;
+    if service.half_open_oldest > 0.0 {
+        line("oldest of them", ages(service))?;
+    }
     if service.state == "guarded" {
         let projected = service.projected_half_open;
         line("without the guard", format!("{projected} more half-open"))?;
@@ -92,8 +95,11 @@ fn render(service: &ServiceStatus, now: u64, colours: bool) -> Result<String, fm
     line(
         "since the start",
         format!(
-            "{} times guarded, {} times calm again, {} half-open connections given up",
-            service.guarded_total, service.calmed_total, service.expired_total
+            "{} times guarded, {} times calm again, {} half-open connections given up, {} of them released",
+            service.guarded_total,
+            service.calmed_total,
+            service.expired_total,
+            service.released_total
         ),
     )?;
     let handshakes: u64 = service.rtt.iter().map(|(_, count)| count).sum();
@@ -107,6 +113,26 @@ fn render(service: &ServiceStatus, now: u64, colours: bool) -> Result<String, fm
     packets(&mut text, "PACKETS", &service.packets, colours)?;
     packets(&mut text, "WOULD HAVE BEEN", &service.observed, colours)?;
     Ok(text)
+}
+
+/// How old its half-open connections are: `4.2 s (9 up to 1 s, 2 up to 3 s, 1 more than 63 s)`.
+fn ages(service: &ServiceStatus) -> String {
+    let last = service
+        .half_open_ages
+        .iter()
+        .rev()
+        .find_map(|(bound, _)| *bound);
+    let parts = service
+        .half_open_ages
+        .iter()
+        .filter(|(_, count)| *count > 0);
+    let parts: Vec<String> = parts
+        .map(|(bound, count)| match bound {
+            Some(bound) => format!("{count} up to {bound} s"),
+            None => format!("{count} more than {} s", last.unwrap_or(0)),
+        })
+        .collect();
+    format!("{:.1} s ({})", service.half_open_oldest, parts.join(", "))
 }
 
 fn packets(text: &mut String, title: &str, counts: &[ReasonCount], colours: bool) -> fmt::Result {

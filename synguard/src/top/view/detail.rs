@@ -108,10 +108,11 @@ fn facts(status: &ServiceStatus, track: &Track) -> Vec<String> {
         ),
     });
     let mut past = format!(
-        "turned guarded {}, calm again {}; {} half-open given up",
+        "turned guarded {}, calm again {}; {} half-open given up, {} released",
         times(status.guarded_total),
         times(status.calmed_total),
-        count(status.expired_total)
+        count(status.expired_total),
+        count(status.released_total)
     );
     if let Some(rates) = track.rates.filter(|rates| rates.expired > 0.0) {
         past += &format!(", {}/s now", per_second(rates.expired));

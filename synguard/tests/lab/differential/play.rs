@@ -284,6 +284,18 @@ impl Stage {
         Self { topology, expected }
     }
 
+    /// Packets that its wires have lost so far.
+    pub fn lost_packets(&self) -> u64 {
+        let Forwarding {
+            client,
+            edge,
+            server,
+            ..
+        } = &self.topology;
+        let lost = [client, edge, server].map(|ns| ns.lost_packets().unwrap());
+        lost.iter().sum()
+    }
+
     /// Plays scripts, many at a time; returns what became of each, in their order.
     pub fn play(&self, scripts: &[Script]) -> Vec<Played> {
         let client: &Netns = &self.topology.client;
