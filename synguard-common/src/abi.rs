@@ -267,9 +267,37 @@ pub struct Runtime {
     pub generation: u32,
     /// Zero, and stays so: see [`crate::tables::Tables::zero`].
     pub zero: u32,
-    /// Zero.
-    pub pad: u32,
+    /// 1 where `SOURCES` has entries. Written by the daemon.
+    pub has_sources: u32,
+    /// SYNs of one source in a second that may come to nothing while their service is calm; 0 is no
+    /// limit, [`MAX_BUDGET`] the largest. Written by the daemon.
+    pub syn_budget: u32,
+    /// The same while it is guarded: SYN-ACKs to one address that nobody answers. Written by the daemon.
+    pub answer_budget: u32,
 }
+
+/// A prefix is allowed.
+pub const SOURCE_ALLOWED: u32 = 1;
+/// A prefix is blocked.
+pub const SOURCE_BLOCKED: u32 = 2;
+
+/// Value of the LPM trie `SOURCES`, whose key is a prefix of an [`Address`]. Written by the daemon.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SourceEntry {
+    /// `SOURCE_*`.
+    pub list: u32,
+    /// [`Clock::tick`] from which on it says nothing any more; 0 is never.
+    pub until: u32,
+}
+
+/// Room in `SOURCES`, entries.
+pub const MAX_SOURCES: u32 = 1 << 20;
+
+/// Entries of the array `BUDGETS`, a power of two: words of [`crate::sources`].
+pub const BUDGET_SLOTS: u32 = 1 << 16;
+/// The largest limit that a budget can hold to.
+pub const MAX_BUDGET: u32 = u16::MAX as u32;
 
 /// Entries of the per-CPU array `FOUND`, a power of two.
 pub const FOUND_SLOTS: u32 = 256;
@@ -564,8 +592,13 @@ pub mod map {
     /// Per-CPU array: hash of an address → [`super::Found`].
     pub const FOUND: &str = "FOUND";
 
+    /// LPM trie: [`super::Address`] → [`super::SourceEntry`].
+    pub const SOURCES: &str = "SOURCES";
+    /// Array: hash of a source → a word of [`crate::sources`].
+    pub const BUDGETS: &str = "BUDGETS";
+
     /// Every map.
-    pub const ALL: [&str; 21] = [
+    pub const ALL: [&str; 23] = [
         ADDRESSES,
         PREFIXES,
         PORTS,
@@ -587,6 +620,8 @@ pub mod map {
         SCANNER,
         PARKED,
         FOUND,
+        SOURCES,
+        BUDGETS,
     ];
 }
 
@@ -613,9 +648,10 @@ layout! {
     EpochKey = 24: epoch 0, k0 8, k1 16;
     Clock = 24: wall_offset 0, tick 8, jiffy_ns 12, jiffy_offset 16;
     Moment = 16: jiffies 0, monotonic 8;
-    Runtime = 56: abi_version 0, draining 4, no_metadata 8, has_prefixes 12, seed 16, forwards 24,
+    Runtime = 64: abi_version 0, draining 4, no_metadata 8, has_prefixes 12, seed 16, forwards 24,
         flow_buckets 28, settled_at 32, verified_ticks 36, flow_idle_ticks 40, generation 44, zero 48,
-        pad 52;
+        has_sources 52, syn_budget 56, answer_budget 60;
+    SourceEntry = 8: list 0, until 4;
     Found = 32: address 0, entry 16, generation 24, protected 28;
     FlowEntry = 72: delta 0, ts_delta 4, cookie 8, client_isn 12, server_next 16, server_ack 20,
         client_tsval 24, seen_at 28, sent_at 32, window 36, mss 38, service 40, state 42,

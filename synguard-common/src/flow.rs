@@ -75,6 +75,13 @@ impl Address {
     pub const fn from_words(words: [u64; 2]) -> Self {
         Self((((words[0] as u128) << 64) | words[1] as u128).to_be_bytes())
     }
+
+    /// As host-order words, most significant first.
+    #[inline(always)]
+    pub const fn words(&self) -> [u64; 2] {
+        let bits = u128::from_be_bytes(self.0);
+        [(bits >> 64) as u64, bits as u64]
+    }
 }
 
 impl Net for V4 {

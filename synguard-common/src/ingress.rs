@@ -17,7 +17,9 @@ use crate::{
     icmp, options,
     packet::{Arriving, Packet, View},
     profile::{self, Offer, Profile},
-    recent, reset, splice,
+    recent, reset,
+    sources::{self, Listed},
+    splice,
     tables::{Inserted, Socket, State, Tables, Verdict, key},
     verdict::Reason,
     wire::{ethernet, ipv4, ipv6, tcp},
@@ -338,6 +340,11 @@ fn segment<N: Net, P: Packet, T: Tables>(
         let service = service_of(tables, entry, view.u16(tcp::field::DESTINATION));
         return Err(if service == SERVICE_NONE {
             Verdict::none(Reason::Unprotected)
+        } else if sources::listed(tables, &net) as u32 == Listed::Blocked as u32 {
+            match tables.service(service) {
+                Some(config) => Verdict::of(config, service, Reason::SourceBlocked, false),
+                None => Verdict::none(Reason::Unprotected),
+            }
         } else {
             by_state(tables, service, Reason::Fragment)
         });
@@ -396,12 +403,26 @@ fn judge<N: Net, P: Arriving, T: Tables>(
         return Some(Verdict::none(Reason::Unprotected));
     };
     let syn = segment.tcp.flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
+    let listed = sources::listed(tables, &flow.net);
+    if listed as u32 == Listed::Blocked as u32 {
+        return Some(Verdict::of(config, service, Reason::SourceBlocked, syn));
+    }
     if config.admission == ADMISSION_PROXY && !syn {
         splice::park(tables, flow, segment);
         return None;
     }
     let reason = if is_guarded(tables, config, state) {
-        guarded(packet, tables, flow, segment, config)
+        if syn && listed as u32 == Listed::Allowed as u32 {
+            allowed_syn(packet, tables, flow, segment)
+        } else {
+            guarded(packet, tables, flow, segment, config)
+        }
+    } else if syn
+        && tables.syn_budget() != 0
+        && listed as u32 == Listed::Not as u32
+        && !sources::charge(tables, &flow.net.client(), tables.syn_budget())
+    {
+        Reason::SourceOverBudget
     } else {
         calm(packet, tables, flow, segment, config, state)
     };
@@ -583,6 +604,9 @@ pub fn half_open_step<N: Net, T: Tables>(
         return None;
     }
     tables.state(entry.service)?.half_open_sub();
+    if reason as u32 == Reason::HandshakeDone as u32 {
+        sources::refund(&tables, &tuple.client);
+    }
     Some(reason)
 }
 
@@ -631,6 +655,21 @@ fn guarded<N: Net, P: Arriving, T: Tables>(
     }
 }
 
+/// A SYN of a source that need not prove anything.
+#[inline(always)]
+fn allowed_syn<N: Net, P: Arriving, T: Tables>(
+    packet: &P,
+    tables: &T,
+    flow: &Flow<N>,
+    segment: &Segment,
+) -> Reason {
+    if let Some(reason) = nonsense(&segment.tcp, segment.tcp_at, segment.end) {
+        return reason;
+    }
+    calm_syn(packet, *tables, flow, Syn::of(segment));
+    Reason::SynAllowed
+}
+
 #[inline(always)]
 fn guarded_syn<N: Net, P: Arriving, T: Tables>(
     packet: &mut P,
@@ -674,6 +713,9 @@ fn guarded_syn<N: Net, P: Arriving, T: Tables>(
         return Reason::Challenged;
     }
 
+    if !sources::charge(tables, &flow.net.client(), tables.answer_budget()) {
+        return Reason::SourceOverBudget;
+    }
     let options_at = segment.tcp_at + tcp::HEADER;
     let options_len = segment.tcp.header_len as usize - tcp::HEADER;
     let offered = options::read(packet, options_at, options_len, tables.zero());
@@ -754,6 +796,7 @@ fn check_cookie<N: Net, T: Tables>(tables: T, flow: &Flow<N>, isn: u32, cookie: 
     };
     if validate(&tables, flow, isn, cookie, now).is_some() {
         recent::record(bucket, place, isn, now.monotonic);
+        sources::refund(&tables, &flow.net.client());
         Reason::CookieValid
     } else if recent::seen(bucket, place, now.monotonic) {
         Reason::JustAdmitted

@@ -27,6 +27,7 @@ pub mod profile;
 pub mod recent;
 pub mod reset;
 pub mod siphash;
+pub mod sources;
 pub mod splice;
 pub mod tables;
 pub mod translate;

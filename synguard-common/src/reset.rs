@@ -16,6 +16,7 @@ use crate::{
     flow::{Flow, Net},
     handshake::Handshake,
     ingress::validate,
+    sources,
     tables::Tables,
     verdict::Reason,
     wire::tcp,
@@ -39,6 +40,7 @@ pub fn segment<N: Net, T: Tables>(tables: T, flow: &Flow<N>, flags: u16, sequenc
         && validate(&tables, flow, 0, sequence, tables.now()).is_some()
     {
         tables.verify(&flow.net.client());
+        sources::refund(&tables, &flow.net.client());
         return Reason::SourceVerified;
     }
     Reason::Unchecked

@@ -24,6 +24,7 @@ use crate::{
     ingress::{Segment, half_open_step, has_grace, is_guarded, nonsense, validate},
     options,
     packet::{Arriving, View, ViewMut},
+    sources,
     tables::{LiveFlow, State, Tables, Verdict},
     translate,
     verdict::Reason,
@@ -430,7 +431,10 @@ fn check<N: Net, P: Arriving, T: Tables>(packet: &mut P, tables: T) -> Ack {
         None => return Ack::Stray,
     };
     match is_intact(packet, &taken) {
-        true => Ack::Good(payload),
+        true => {
+            sources::refund(&tables, &flow.net.client());
+            Ack::Good(payload)
+        }
         false => Ack::Bad(Reason::BadChecksum),
     }
 }

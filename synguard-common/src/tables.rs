@@ -6,11 +6,12 @@ use core::cell::Cell;
 use crate::{
     abi::{
         Address, AddressEntry, EpochKey, FLOW_WAYS, FlowBucket, FlowEntry, FlowSlot, HalfOpen,
-        KEY_SLOTS, LINK_HEADER, MODE_OBSERVE, PortKey, ServiceConfig, Tuple,
+        KEY_SLOTS, LINK_HEADER, MODE_OBSERVE, PortKey, ServiceConfig, SourceEntry, Tuple,
     },
     clock::Now,
     flow::{Flow, Net},
     profile::Profile,
+    sources,
     verdict::Reason,
 };
 
@@ -287,6 +288,17 @@ pub trait Tables: Copy {
     fn is_verified(&self, source: &Address) -> bool;
     /// Enters a source in `VERIFIED`, or renews it.
     fn verify(&self, source: &Address);
+
+    /// [`crate::abi::Runtime::has_sources`].
+    fn has_sources(&self) -> bool;
+    /// `SOURCES`: what is said of the longest prefix that covers an address.
+    fn source(&self, source: &Address) -> Option<SourceEntry>;
+    /// [`crate::abi::Runtime::syn_budget`].
+    fn syn_budget(&self) -> u32;
+    /// [`crate::abi::Runtime::answer_budget`].
+    fn answer_budget(&self) -> u32;
+    /// A slot of `BUDGETS`, below [`crate::abi::BUDGET_SLOTS`].
+    fn budget(&self, slot: u32) -> Option<&sources::Slot>;
 
     /// The kernel's socket table.
     fn socket<N: Net>(&self, flow: &Flow<N>) -> Socket;

@@ -194,6 +194,14 @@ reasons! {
     SynVerified = "syn_verified", Pass;
     /// A segment other than a SYN for a service of which only one direction may be seen.
     Unchecked = "unchecked", Pass;
+
+    // Sources.
+    /// From a source that the operator blocks.
+    SourceBlocked = "source_blocked", Drop;
+    /// A SYN for a guarded service from a source that the operator allows: passed unasked.
+    SynAllowed = "syn_allowed", Pass;
+    /// A SYN of a source that has sent too many in this second that came to nothing.
+    SourceOverBudget = "source_over_budget", Drop;
 }
 
 impl Reason {

@@ -13,8 +13,8 @@ use aya_ebpf::{
 use synguard_common::{
     abi::{
         Address, AddressEntry, AdmissionBucket, EpochKey, FOUND_SLOTS, Found, HalfOpen, PortKey,
-        Runtime, STATE_CALM, STATE_GUARDED, ServiceConfig, ServiceState, TICKS_PER_SECOND, Tuple,
-        VerifiedSource,
+        Runtime, STATE_CALM, STATE_GUARDED, ServiceConfig, ServiceState, SourceEntry,
+        TICKS_PER_SECOND, Tuple, VerifiedSource,
     },
     admit::{Admission, RequestAttributes},
     clock::Now,
@@ -28,8 +28,8 @@ use synguard_common::{
 use crate::{
     atomic, count, cursor, kfunc,
     maps::{
-        ADDRESSES, ADMISSIONS, CLOCK, FLOW_COUNTS, FLOWS, FOUND, HALF_OPEN, KEYS, MOMENT, PARKED,
-        PORTS, PREFIXES, RUNTIME, SERVICES, STATES, VERIFIED,
+        ADDRESSES, ADMISSIONS, BUDGETS, CLOCK, FLOW_COUNTS, FLOWS, FOUND, HALF_OPEN, KEYS, MOMENT,
+        PARKED, PORTS, PREFIXES, RUNTIME, SERVICES, SOURCES, STATES, VERIFIED,
     },
 };
 
@@ -296,6 +296,15 @@ fn prefix(address: &Address) -> Option<&'static AddressEntry> {
     PREFIXES.get(&key.1)
 }
 
+/// The same in the lists of sources.
+#[inline(never)]
+fn source_prefix(address: &Address) -> Option<&'static SourceEntry> {
+    #[repr(C, align(8))]
+    struct Aligned(u32, Key<Address>);
+    let key = Aligned(0, Key::new(128, *address));
+    SOURCES.get(&key.1)
+}
+
 /// Writes down both coarse clocks.
 #[inline(always)]
 pub fn moment() {
@@ -560,6 +569,32 @@ impl<C> Tables for Kernel<C> {
             // SAFETY: this CPU's value.
             unsafe { (*counts).verified += 1 };
         }
+    }
+
+    #[inline(always)]
+    fn has_sources(&self) -> bool {
+        runtime().is_some_and(|runtime| runtime.has_sources != 0)
+    }
+
+    #[inline(always)]
+    fn source(&self, source: &Address) -> Option<SourceEntry> {
+        source_prefix(source).copied()
+    }
+
+    #[inline(always)]
+    fn syn_budget(&self) -> u32 {
+        runtime().map_or(0, |runtime| runtime.syn_budget)
+    }
+
+    #[inline(always)]
+    fn answer_budget(&self) -> u32 {
+        runtime().map_or(0, |runtime| runtime.answer_budget)
+    }
+
+    #[inline(always)]
+    fn budget(&self, slot: u32) -> Option<&Cell<u64>> {
+        // SAFETY: a live map value, read and written whole.
+        BUDGETS.get_ptr(slot).map(|slot| unsafe { &*slot.cast() })
     }
 
     #[inline(always)]

@@ -6,10 +6,10 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, Queue},
 };
 use synguard_common::abi::{
-    ADMISSION_BUCKETS, Address, AddressEntry, AdmissionBucket, Clock, ERRAND_SLOTS, EpochKey,
-    Errand, FOUND_SLOTS, FlowBucket, FlowCounts, Found, HalfOpen, KEY_SLOTS, Ledger, Moment,
-    PortEntry, PortKey, Runtime, ServiceConfig, ServiceState, ServiceStats, Sweep, Tuple,
-    VerifiedSource,
+    ADMISSION_BUCKETS, Address, AddressEntry, AdmissionBucket, BUDGET_SLOTS, Clock, ERRAND_SLOTS,
+    EpochKey, Errand, FOUND_SLOTS, FlowBucket, FlowCounts, Found, HalfOpen, KEY_SLOTS, Ledger,
+    MAX_SOURCES, Moment, PortEntry, PortKey, Runtime, ServiceConfig, ServiceState, ServiceStats,
+    SourceEntry, Sweep, Tuple, VerifiedSource,
 };
 use synguard_common::{options::Scanner, tables::Parked};
 
@@ -108,6 +108,15 @@ pub static PARKED: PerCpuArray<[u64; size_of::<Parked>() / 8]> =
 /// Hash of an address → what it was found to be. Written and read by every program.
 #[map]
 pub static FOUND: PerCpuArray<Found> = PerCpuArray::with_max_entries(FOUND_SLOTS, 0);
+
+/// Prefix of a source → what the operator says of it. Written by the daemon, read by `synguard_in`.
+#[map]
+pub static SOURCES: LpmTrie<Address, SourceEntry> =
+    LpmTrie::with_max_entries(MAX_SOURCES, NO_PREALLOC);
+
+/// Hash of a source → its budget, see `synguard_common::sources`. Written and read by `synguard_in`.
+#[map]
+pub static BUDGETS: Array<u64> = Array::with_max_entries(BUDGET_SLOTS, 0);
 
 /// 0 → both coarse clocks. Written by `synguard_moment`, read by the daemon.
 #[map]

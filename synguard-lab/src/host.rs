@@ -5,7 +5,7 @@
 //! the kernel fills the maps from the same tables and holds the two against each other.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     collections::{BTreeMap, HashMap, HashSet},
     net::{IpAddr, SocketAddr},
 };
@@ -13,9 +13,9 @@ use std::{
 use anyhow::{Context as _, Result};
 use synguard_common::{
     abi::{
-        ADMISSION_BUCKETS, ADMISSION_LOCAL, ADMISSION_WAYS, Address, AddressEntry, EpochKey,
-        FlowCounts, FlowEntry, HalfOpen, KEY_SLOTS, MODE_ADAPTIVE, PortKey, STATE_CALM,
-        STATE_GUARDED, ServiceConfig, ServiceState, TICKS_PER_SECOND, Tuple,
+        ADMISSION_BUCKETS, ADMISSION_LOCAL, ADMISSION_WAYS, Address, AddressEntry, BUDGET_SLOTS,
+        EpochKey, FlowCounts, FlowEntry, HalfOpen, KEY_SLOTS, MODE_ADAPTIVE, PortKey, STATE_CALM,
+        STATE_GUARDED, ServiceConfig, ServiceState, SourceEntry, TICKS_PER_SECOND, Tuple,
     },
     admit::{Admission, RequestAttributes, admit},
     clock::Now,
@@ -68,6 +68,14 @@ pub const SERVICE: ServiceConfig = ServiceConfig {
     pad2: 0,
 };
 
+/// What a trie has for the longest prefix that covers an address.
+fn longest<V: Copy>(trie: &BTreeMap<(u32, [u8; 16]), V>, address: &Address) -> Option<V> {
+    trie.iter()
+        .rev()
+        .find(|((bits, prefix), _)| covers(*bits, prefix, &address.0))
+        .map(|(_, value)| *value)
+}
+
 /// The key of `(bits, address)` in `PREFIXES`.
 pub type Prefix = (u32, Address);
 
@@ -102,6 +110,11 @@ pub struct HostTables {
     generic: Cell<bool>,
     settled_at: Cell<u32>,
     verified_ticks: Cell<u32>,
+    sources: RefCell<BTreeMap<(u32, [u8; 16]), SourceEntry>>,
+    syn_budget: Cell<u32>,
+    answer_budget: Cell<u32>,
+    /// Half a megabyte that few tests need.
+    budgets: OnceCell<Vec<Cell<u64>>>,
 }
 
 impl Default for HostTables {
@@ -135,6 +148,10 @@ impl Default for HostTables {
             generic: Cell::new(false),
             settled_at: Cell::new(0),
             verified_ticks: Cell::new(u32::MAX),
+            sources: RefCell::default(),
+            syn_budget: Cell::new(0),
+            answer_budget: Cell::new(0),
+            budgets: OnceCell::new(),
         }
     }
 }
@@ -324,6 +341,34 @@ impl HostTables {
     /// Sets [`synguard_common::abi::Runtime::verified_ticks`].
     pub fn set_verified_ticks(&self, ticks: u32) {
         self.verified_ticks.set(ticks);
+    }
+
+    /// Lists a prefix; the length is the family's own.
+    pub fn list_source(&self, ip: IpAddr, bits: u8, entry: SourceEntry) {
+        let bits = u32::from(bits) + if ip.is_ipv4() { 96 } else { 0 };
+        self.sources
+            .borrow_mut()
+            .insert((bits, address(ip).0), entry);
+    }
+
+    /// `SOURCES`.
+    pub fn sources(&self) -> Vec<(Prefix, SourceEntry)> {
+        let sources = self.sources.borrow();
+        let sources = sources.iter();
+        sources
+            .map(|((bits, bytes), entry)| ((*bits, Address(*bytes)), *entry))
+            .collect()
+    }
+
+    /// Sets [`synguard_common::abi::Runtime::syn_budget`] and `answer_budget`.
+    pub fn set_budgets(&self, syn: u32, answer: u32) {
+        self.syn_budget.set(syn);
+        self.answer_budget.set(answer);
+    }
+
+    /// Both of these.
+    pub fn budgets(&self) -> (u32, u32) {
+        (self.syn_budget.get(), self.answer_budget.get())
     }
 
     /// Enters a flow, and counts it.
@@ -640,13 +685,7 @@ impl<'t> Tables for &'t HostTables {
         't: 'a;
 
     fn address(&self, address: &Address) -> Option<AddressEntry> {
-        let longest = || {
-            self.prefixes
-                .iter()
-                .rev()
-                .find(|((bits, prefix), _)| covers(*bits, prefix, &address.0))
-                .map(|(_, entry)| *entry)
-        };
+        let longest = || longest(&self.prefixes, address);
         self.addresses.get(address).copied().or_else(longest)
     }
 
@@ -774,6 +813,27 @@ impl<'t> Tables for &'t HostTables {
         let known = self.verified.borrow_mut().insert(*source, self.tick.get());
         let new = u64::from(known.is_none());
         self.sources_verified.set(self.sources_verified.get() + new);
+    }
+
+    fn has_sources(&self) -> bool {
+        !self.sources.borrow().is_empty()
+    }
+
+    fn source(&self, source: &Address) -> Option<SourceEntry> {
+        longest(&self.sources.borrow(), source)
+    }
+
+    fn syn_budget(&self) -> u32 {
+        self.syn_budget.get()
+    }
+
+    fn answer_budget(&self) -> u32 {
+        self.answer_budget.get()
+    }
+
+    fn budget(&self, slot: u32) -> Option<&Cell<u64>> {
+        let new = || (0..BUDGET_SLOTS).map(|_| Cell::new(0)).collect();
+        self.budgets.get_or_init(new).get(slot as usize)
     }
 
     fn socket<N: Net>(&self, flow: &Flow<N>) -> Socket {

@@ -86,6 +86,8 @@ pub mod pictures;
 pub mod process;
 pub mod programs;
 pub mod prometheus;
+#[cfg(test)]
+mod sources;
 pub mod testrun;
 pub mod tool;
 pub mod topology;

@@ -28,8 +28,11 @@ use super::{
     worker::{Bell, Complaint, Worker},
 };
 use crate::dataplane::{
-    Books, Dataplane, States, batch::Batches, frames, ledger::Count, load::SERVICE_SLOTS,
-    maps::HalfOpenMap, wire::Wire,
+    Books, Dataplane, States, frames,
+    ledger::Count,
+    load::SERVICE_SLOTS,
+    maps::{HalfOpenBatches, HalfOpenMap},
+    wire::Wire,
 };
 
 /// Time between passes, at least.
@@ -241,7 +244,7 @@ impl Found {
 
 struct Sweep {
     table: HalfOpenMap,
-    batches: Batches<Wire<Tuple>, Wire<HalfOpen>>,
+    batches: HalfOpenBatches,
     capacity: u64,
     states: Arc<States>,
     injector: Injector,
@@ -390,7 +393,7 @@ mod tests {
         // In an order that is neither up nor down.
         let count = 3 * RELEASES as u64;
         for n in 0..count {
-            drop(oldest.offer(due(n * 7919 % count)));
+            let _ = oldest.offer(due(n * 7919 % count));
         }
         let kept: Vec<u64> = oldest
             .0

@@ -8,7 +8,7 @@ use aya::{
 };
 use synguard_common::abi::{
     self, Address, AddressEntry, Clock, EpochKey, Errand, FlowCounts, HalfOpen, Moment, PortEntry,
-    PortKey, Runtime, ServiceConfig, ServiceStats, Sweep, Tuple, VerifiedSource, map,
+    PortKey, Runtime, ServiceConfig, ServiceStats, SourceEntry, Sweep, Tuple, VerifiedSource, map,
 };
 
 use super::{
@@ -24,6 +24,8 @@ use super::{
 
 /// `HALF_OPEN`.
 pub type HalfOpenMap = HashMap<MapData, Wire<Tuple>, Wire<HalfOpen>>;
+/// The same, read as a whole.
+pub type HalfOpenBatches = Batches<Wire<Tuple>, Wire<HalfOpen>>;
 
 /// The tables of flows and verified sources, for a thread of their own.
 pub struct FlowMaps {
@@ -131,6 +133,10 @@ pub struct Maps {
     pub runtime: Array<MapData, Wire<Runtime>>,
     /// Half-open connections; the sweep opens it once more with [`Maps::open_half_open`].
     pub half_open: HalfOpenMap,
+    /// Prefixes of sources, and what is said of them.
+    pub sources: LpmTrie<MapData, Wire<Address>, Wire<SourceEntry>>,
+    /// What sources have asked for lately; the programs' own.
+    pub budgets: Array<MapData, u64>,
     /// The tables of flows, until they are taken.
     pub flows: Option<FlowMaps>,
     /// Both coarse clocks, until they are taken.
@@ -184,6 +190,7 @@ impl Maps {
             map::HALF_OPEN,
             map::FLOWS,
             map::VERIFIED,
+            map::SOURCES,
         ] {
             if let Ok(info) = source.open(name)?.info() {
                 infos.insert(name, info);
@@ -199,6 +206,8 @@ impl Maps {
             clock: source.typed(map::CLOCK)?,
             runtime: source.typed(map::RUNTIME)?,
             half_open: source.typed(map::HALF_OPEN)?,
+            sources: source.typed(map::SOURCES)?,
+            budgets: source.typed(map::BUDGETS)?,
             flows: Some(FlowMaps {
                 table: FlowTable::new(source.typed(map::FLOWS)?, seed),
                 counts: source.typed(map::FLOW_COUNTS)?,
@@ -236,9 +245,7 @@ impl Maps {
     }
 
     /// Two more handles of the half-open table, for a thread of its own: one for entries, one for all.
-    pub fn open_half_open(
-        &self,
-    ) -> Result<(HalfOpenMap, Batches<Wire<Tuple>, Wire<HalfOpen>>), MapError> {
+    pub fn open_half_open(&self) -> Result<(HalfOpenMap, HalfOpenBatches), MapError> {
         let data = || again(&self.half_open_again);
         let batches = Batches::new(data()?).map_err(failed)?;
         Ok((HashMap::try_from(Map::from_map_data(data()?)?)?, batches))

@@ -39,6 +39,7 @@ pod!(
     abi::Errand,
     abi::Sweep,
     abi::VerifiedSource,
+    abi::SourceEntry,
 );
 
 /// The address as the tables hold it: IPv4 mapped to `::ffff:a.b.c.d`.

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, bail};
 use aya::{
+    Pod,
     maps::{Array, LpmTrie, Map, MapData},
     programs::{ProgramInfo, loaded_programs},
 };
 use synguard_common::{
-    abi::{self, Address, AddressEntry, Runtime, ServiceConfig, map},
+    abi::{self, Address, AddressEntry, Runtime, ServiceConfig, SourceEntry, map},
     flowtable::flows_for,
 };
 
@@ -126,18 +127,22 @@ impl Running {
         if runtime.forwards != 0 {
             copy_table(&self.maps, &copies, map::FLOWS)?;
         }
-        self.copy_prefixes(&copies)?;
+        self.copy_trie::<AddressEntry>(map::PREFIXES, &copies)?;
+        self.copy_trie::<SourceEntry>(map::SOURCES, &copies)?;
         let services = self.services(names)?;
         let mut instance = Instance::new(dataplane, self.generic, services)?;
         instance.come_in_by(self.interface.device.index, &self.interface.mac);
         Ok(instance)
     }
 
-    /// Kernels before 5.17 cannot read tries in batches; these are small.
-    fn copy_prefixes(&self, copies: &Maps) -> anyhow::Result<()> {
-        type Prefixes = LpmTrie<MapData, Wire<Address>, Wire<AddressEntry>>;
-        let open = |maps: &Maps| -> anyhow::Result<Prefixes> {
-            Ok(LpmTrie::try_from(Map::LpmTrie(maps.again(map::PREFIXES)?))?)
+    /// Kernels before 5.17 cannot read tries in batches.
+    fn copy_trie<V>(&self, name: &str, copies: &Maps) -> anyhow::Result<()>
+    where
+        Wire<V>: Pod,
+    {
+        type Trie<V> = LpmTrie<MapData, Wire<Address>, Wire<V>>;
+        let open = |maps: &Maps| -> anyhow::Result<Trie<V>> {
+            Ok(LpmTrie::try_from(Map::LpmTrie(maps.again(name)?))?)
         };
         let copied = || -> anyhow::Result<()> {
             let mut to = open(copies)?;
@@ -147,7 +152,7 @@ impl Running {
             }
             Ok(())
         };
-        copied().with_context(|| format!("cannot copy map {}", map::PREFIXES))
+        copied().with_context(|| format!("cannot copy map {name}"))
     }
 
     /// The services, by what the tables say; only the daemon knows their names.

@@ -13,8 +13,8 @@ use synguard::dataplane::{
 };
 use synguard_common::{
     abi::{
-        Clock, EpochKey, FlowEntry, HalfOpen, PortEntry, Runtime, ServiceConfig, ServiceState,
-        Tuple,
+        BUDGET_SLOTS, Clock, EpochKey, FlowEntry, HalfOpen, PortEntry, Runtime, ServiceConfig,
+        ServiceState, Tuple,
     },
     admit::RequestAttributes,
     profile::Profile,
@@ -232,7 +232,11 @@ impl KernelSide {
         {
             now = after.min(now + 1_000_000);
             self.host.set_monotonic(now);
+            // It was charged for already.
+            let (syn, answer) = self.host.budgets();
+            self.host.set_budgets(0, 0);
             host = self.host.run_ingress(frame)?;
+            self.host.set_budgets(syn, answer);
         }
         let (verdict, bytes) = host;
         self.unsure |= before != after && verdict.reason == Reason::CookieValid;
@@ -339,6 +343,20 @@ impl Side for KernelSide {
             let key: EpochKey = *key;
             maps.keys.set(slot as u32, Layout(key), 0)?;
         }
+        let keys: Vec<_> = maps.sources.keys().collect::<Result<_, _>>()?;
+        for key in keys {
+            maps.sources.remove(&key)?;
+        }
+        for ((bits, key), entry) in tables.sources() {
+            let key = Key::new(bits, Layout(key));
+            maps.sources.insert(&key, Layout(entry), 0)?;
+        }
+        let (syn_budget, answer_budget) = tables.budgets();
+        if (syn_budget, answer_budget) != (0, 0) {
+            for slot in 0..BUDGET_SLOTS {
+                maps.budgets.set(slot, 0, 0)?;
+            }
+        }
         self.flows.fill(&tables, &SERVICES)?;
         let has_prefixes = tables.prefixes().next().is_some();
         let runtime = self.set_runtime(|runtime| {
@@ -348,6 +366,8 @@ impl Side for KernelSide {
             runtime.forwards = u32::from((&tables).forwards());
             runtime.settled_at = (&tables).settled_at();
             runtime.verified_ticks = tables.verified_ticks();
+            runtime.has_sources = u32::from((&tables).has_sources());
+            (runtime.syn_budget, runtime.answer_budget) = (syn_budget, answer_budget);
             runtime.generation = runtime.generation.wrapping_add(1);
         })?;
         self.host = tables.seed(runtime.seed);
