@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::print;
 use crate::tune::{
-    Tuning,
+    Tuning, apply,
     host::{DEFAULT_FILE, Host},
     render_advice, render_outcome, revert,
 };
@@ -16,8 +16,8 @@ use crate::tune::{
 ///
 /// Values follow the memory where memory is what limits them, and a better value is never lowered.
 /// --apply sets them all or none, now and, by a file in /etc/sysctl.d, at every boot; the first old
-/// values are kept in /var/lib/synguard/tune.json. --revert goes back to these, but leaves alone what
-/// somebody has changed since.
+/// values are kept in /var/lib/synguard-tune, which is root's. --revert goes back to these, but leaves
+/// alone what somebody has changed since.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -55,11 +55,11 @@ impl Tune {
             let outcome = revert(&host)?;
             return self.tell(&outcome, || render_outcome(&outcome, true));
         }
-        let tuning = Tuning::of(&host);
         if self.apply {
-            let outcome = tuning.apply(&host)?;
+            let outcome = apply(&host)?;
             return self.tell(&outcome, || render_outcome(&outcome, false));
         }
+        let tuning = Tuning::of(&host);
         self.tell(&tuning, || render_advice(&tuning))
     }
 

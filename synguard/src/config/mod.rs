@@ -25,6 +25,7 @@ use std::{
 
 pub use mistake::{Error, Mistake};
 pub use sources::{Addition, Origin, Sources};
+pub(crate) use values::HALF_OPEN_BOUNDS;
 
 use crate::model::{Config, Mode, Service, XdpMode};
 

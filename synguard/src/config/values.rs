@@ -20,7 +20,7 @@ use crate::model::{Admission, Mode, Watermark, XdpMode};
 const HIGH_LIMIT: u32 = 4_000_000;
 const CALM_SECONDS: RangeInclusive<u64> = 15..=86_400;
 const HOUR: u64 = 3600;
-const HALF_OPEN_BOUNDS: RangeInclusive<Duration> =
+pub(crate) const HALF_OPEN_BOUNDS: RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(HOUR);
 const IDLE_BOUNDS: RangeInclusive<Duration> =
     Duration::from_secs(10)..=Duration::from_secs(30 * 24 * HOUR);

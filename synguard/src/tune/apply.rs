@@ -6,32 +6,20 @@
 use std::{fmt::Write as _, fs, io, path::PathBuf};
 
 use anyhow::{Context as _, bail};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::{
+    Tuning,
     advice::{Advice, Standing, is_conntrack},
-    boot::{Assignment, undone},
-    host::Host,
+    boot::undone,
+    fit::Fit,
+    host::{Host, RECORD},
+    record::{Applied, Kept, Record},
     undo::Changes,
 };
 
 /// First line of a drop-in of ours.
 const MARK: &str = "# Written by `synguard tune --apply`; `synguard tune --revert` removes it.";
-
-/// What was applied, and what was there before.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Record {
-    /// The drop-in.
-    file: PathBuf,
-    settings: Vec<Applied>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Applied {
-    setting: String,
-    old: String,
-    applied: String,
-}
 
 /// A setting that changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -55,26 +43,77 @@ pub struct Outcome {
     pub left: Vec<String>,
     /// Files that will undo it at the next boot.
     pub undone_at_boot: Vec<String>,
+    /// What of the daemon's configuration does not fit the settings as they are now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub configuration: Option<Fit>,
 }
 
 /// Sets what is advised, now and at every boot.
-pub fn apply(host: &Host, advice: &[Advice], at_boot: &[Assignment]) -> anyhow::Result<Outcome> {
-    let mut record = match load(host)? {
+pub fn apply(host: &Host) -> anyhow::Result<Outcome> {
+    // First of all: what another is about to change must not be taken for old values.
+    let kept = Kept::make(host)?;
+    let Tuning {
+        settings: advice,
+        at_boot,
+        ..
+    } = Tuning::of(host);
+    let mut record = match kept.read()? {
         Some(record) if record.file != host.file => bail!(
             "settings are applied by {} already: give --file {0}, or revert them first",
             record.file.display()
         ),
         Some(record) => record,
-        None => Record {
-            file: host.file.clone(),
-            settings: Vec::new(),
-        },
+        None => Record::new(&host.file),
     };
     foreign(host)?;
+    record.add(&advice);
 
-    let changed: Vec<Change> = advice
-        .iter()
-        .filter(|advice| matches!(advice.status, Standing::Change | Standing::Unknown))
+    let mut changed = changes(&advice);
+    let lines: Vec<(&str, &str)> = if host.is_live() {
+        let applied = record.settings.iter();
+        applied
+            .map(|applied| (applied.setting.as_str(), applied.applied.as_str()))
+            .collect()
+    } else {
+        let changes = changed.iter();
+        changes
+            .map(|change| (change.setting.as_str(), change.to.as_str()))
+            .collect()
+    };
+    let undone_at_boot = undone(host, &at_boot, &lines)
+        .into_iter()
+        .map(|line| format!("{} sets {} to {}", line.place(), line.key, line.value))
+        .collect();
+    if lines.is_empty() {
+        // Nothing to remember, and an empty drop-in would only puzzle.
+        changed.clear();
+    } else {
+        let (text, json) = (drop_in(&advice, &lines), record.text()?);
+        Changes::of(host).together(|changes| {
+            changes.file(&host.record(), Some(&json))?;
+            changes.file(&host.drop_in(), Some(&text))?;
+            for change in &changed {
+                if let Some(from) = &change.from {
+                    changes.setting(&change.setting, from, &change.to)?;
+                }
+            }
+            Ok(())
+        })?;
+    }
+    Ok(Outcome {
+        file: host.file.clone(),
+        changed,
+        left: read_only(&advice),
+        undone_at_boot,
+        configuration: Fit::of(host, None),
+    })
+}
+
+/// What applying the advice changes.
+fn changes(advice: &[Advice]) -> Vec<Change> {
+    let wanted = |advice: &&Advice| matches!(advice.status, Standing::Change | Standing::Unknown);
+    let wanted = advice.iter().filter(wanted);
+    wanted
         .filter_map(|advice| {
             Some(Change {
                 setting: advice.setting.clone(),
@@ -82,78 +121,26 @@ pub fn apply(host: &Host, advice: &[Advice], at_boot: &[Assignment]) -> anyhow::
                 to: advice.advised.clone()?,
             })
         })
-        .collect();
-    // What an earlier time applied stays in the drop-in, with the value it has by now; what it found
-    // is what a revert goes back to.
-    for applied in &mut record.settings {
-        if let Some(advice) = advice.iter().find(|a| a.setting == applied.setting)
-            && let Some(advised) = &advice.advised
-        {
-            applied.applied.clone_from(advised);
-        }
-    }
-    for change in &changed {
-        let known = |applied: &Applied| applied.setting == change.setting;
-        if let Some(from) = &change.from
-            && !record.settings.iter().any(known)
-        {
-            record.settings.push(Applied {
-                setting: change.setting.clone(),
-                old: from.clone(),
-                applied: change.to.clone(),
-            });
-        }
-    }
-    let lines: Vec<(String, String)> = if host.is_live() {
-        let applied = record.settings.iter();
-        applied
-            .map(|applied| (applied.setting.clone(), applied.applied.clone()))
-            .collect()
-    } else {
-        let changes = changed.iter();
-        changes
-            .map(|change| (change.setting.clone(), change.to.clone()))
-            .collect()
-    };
-    let mut outcome = Outcome {
-        file: host.file.clone(),
-        left: advice
-            .iter()
-            .filter(|advice| advice.status == Standing::ReadOnly)
-            .map(|advice| {
-                let setting = &advice.setting;
-                format!("{setting}: can only be set in the first network namespace")
-            })
-            .collect(),
-        undone_at_boot: undone(host, at_boot, &lines)
-            .into_iter()
-            .map(|line| format!("{} sets {} to {}", line.place(), line.key, line.value))
-            .collect(),
-        changed,
-    };
-    if lines.is_empty() {
-        // Nothing to remember, and an empty drop-in would only puzzle.
-        outcome.changed.clear();
-        return Ok(outcome);
-    }
-    let text = drop_in(advice, &lines);
-    let json = serde_json::to_string_pretty(&record)?;
-    Changes::of(host).together(|changes| {
-        changes.file(&host.record(), Some(&format!("{json}\n")))?;
-        changes.file(&host.drop_in(), Some(&text))?;
-        for change in &outcome.changed {
-            if let Some(from) = &change.from {
-                changes.setting(&change.setting, from, &change.to)?;
-            }
-        }
-        Ok(())
-    })?;
-    Ok(outcome)
+        .collect()
+}
+
+/// What cannot be set here.
+fn read_only(advice: &[Advice]) -> Vec<String> {
+    advice
+        .iter()
+        .filter(|advice| advice.status == Standing::ReadOnly)
+        .map(|advice| {
+            let setting = &advice.setting;
+            format!("{setting}: can only be set in the first network namespace")
+        })
+        .collect()
 }
 
 /// Takes back what was applied, except for what somebody has changed since.
 pub fn revert(host: &Host) -> anyhow::Result<Outcome> {
-    let Some(record) = load(host)? else {
+    let kept = Kept::find(host)?;
+    let record = kept.as_ref().map(Kept::read).transpose()?.flatten();
+    let Some(record) = record else {
         bail!(
             "nothing to revert: there is no {}, so nothing was applied",
             host.record().display()
@@ -193,26 +180,14 @@ pub fn revert(host: &Host) -> anyhow::Result<Outcome> {
         changes.file(&host.drop_in(), None)?;
         changes.file(&host.record(), None)
     })?;
+    let configuration = Fit::of(&host, None);
     Ok(Outcome {
         file: host.file,
         changed,
         left,
         undone_at_boot: Vec::new(),
+        configuration,
     })
-}
-
-fn load(host: &Host) -> anyhow::Result<Option<Record>> {
-    let path = host.record();
-    match fs::read_to_string(&path) {
-        Ok(text) => serde_json::from_str(&text).map(Some).with_context(|| {
-            format!(
-                "{} is damaged: repair it, or remove it and set the old values yourself",
-                path.display()
-            )
-        }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
-    }
 }
 
 /// Refuses to touch somebody else's file.
@@ -229,8 +204,8 @@ fn foreign(host: &Host) -> anyhow::Result<()> {
     }
 }
 
-fn drop_in(advice: &[Advice], lines: &[(String, String)]) -> String {
-    let mut text = format!("{MARK}\n# The old values are in /var/lib/synguard/tune.json.\n");
+fn drop_in(advice: &[Advice], lines: &[(&str, &str)]) -> String {
+    let mut text = format!("{MARK}\n# The old values are in {RECORD}.\n");
     for (key, value) in lines {
         let why = advice.iter().find(|advice| advice.setting == *key);
         let why = why.map_or("", |advice| &advice.why);

@@ -12,7 +12,7 @@ use super::host::{Host, normal};
 
 /// Directories of drop-ins; of files of the same name the first is the one that counts
 /// (sysctl.d(5)).
-const DIRECTORIES: [&str; 4] = [
+pub(super) const DIRECTORIES: [&str; 4] = [
     "/etc/sysctl.d",
     "/run/sysctl.d",
     "/usr/local/lib/sysctl.d",
@@ -92,7 +92,7 @@ fn parse(text: &str, file: &Path, found: &mut Vec<Assignment>) {
 pub fn undone<'a>(
     host: &Host,
     at_boot: &'a [Assignment],
-    settings: &[(String, String)],
+    settings: &[(&str, &str)],
 ) -> Vec<&'a Assignment> {
     let name = host.file.file_name();
     settings

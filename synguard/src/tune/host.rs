@@ -8,10 +8,12 @@ use std::{
 
 use anyhow::Context as _;
 
+use super::boot::DIRECTORIES;
+
 /// Where the drop-in goes.
 pub const DEFAULT_FILE: &str = "/etc/sysctl.d/60-synguard.conf";
-/// Where the old values are kept.
-const RECORD: &str = "/var/lib/synguard/tune.json";
+/// Where the old values are kept: not in the daemon's directory, where its user may write.
+pub const RECORD: &str = "/var/lib/synguard-tune/applied.json";
 /// Where settings are.
 const SYSCTLS: &str = "/proc/sys";
 
@@ -42,6 +44,14 @@ impl Host {
             anyhow::bail!(
                 "{} is no name for a drop-in: give an absolute path that ends in .conf",
                 file.display()
+            );
+        }
+        let parent = file.parent().unwrap_or(file);
+        if !DIRECTORIES.map(Path::new).contains(&parent) {
+            anyhow::bail!(
+                "{} would not be read at boot: name a file in {}",
+                file.display(),
+                DIRECTORIES.join(", ")
             );
         }
         let mut host = Self {

@@ -6,11 +6,14 @@ use super::{
     Tuning,
     advice::{Advice, Standing},
     apply::Outcome,
+    fit::Fit,
 };
 use crate::fold::fold;
 
 /// Where reasons begin.
 const INDENT: usize = 4;
+/// Services that are named.
+const FEW: usize = 3;
 
 /// What is advised.
 pub fn render_advice(tuning: &Tuning) -> Result<String, fmt::Error> {
@@ -40,6 +43,7 @@ pub fn render_advice(tuning: &Tuning) -> Result<String, fmt::Error> {
         0 => {}
         n => writeln!(text, "\n{n} to change: `synguard tune --apply`")?,
     }
+    configuration(&mut text, tuning.configuration.as_ref(), "To go with them, ")?;
     Ok(text)
 }
 
@@ -55,6 +59,34 @@ fn setting(text: &mut String, advice: &Advice) -> fmt::Result {
     };
     writeln!(text, "{name:<36} {values}")?;
     fold(text, &" ".repeat(INDENT), INDENT, &advice.why)
+}
+
+/// What the daemon's configuration should have.
+fn configuration(text: &mut String, fit: Option<&Fit>, when: &str) -> fmt::Result {
+    let Some(fit) = fit else {
+        return Ok(());
+    };
+    // One after the other where they are few.
+    let mut current: Vec<String> = fit
+        .current
+        .iter()
+        .take(FEW)
+        .map(|(service, value)| format!("{service}: {value}"))
+        .collect();
+    if fit.current.len() > FEW {
+        current.push(format!("and {} more", fit.current.len() - FEW));
+    }
+    let Fit {
+        key,
+        file,
+        advised,
+        why,
+        ..
+    } = fit;
+    let (file, current) = (file.display(), current.join(", "));
+    let line = format!("{when}{key} = \"{advised}\" in {file} ({current}): {why}");
+    text.push('\n');
+    fold(text, "", INDENT, &line)
 }
 
 /// What `--apply` (or `--revert`) did.
@@ -76,5 +108,6 @@ pub fn render_outcome(outcome: &Outcome, reverted: bool) -> Result<String, fmt::
         (false, 0) => writeln!(text, "nothing to change")?,
         (false, n) => writeln!(text, "{n} changed, and at every boot by {file}")?,
     }
+    configuration(&mut text, outcome.configuration.as_ref(), "To go with it, ")?;
     Ok(text)
 }

@@ -1,10 +1,10 @@
 //! The whole of it on made-up machines.
 
-use std::{fs, path::Path};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
 use tempfile::TempDir;
 
-use super::{advice::Standing, *};
+use super::{advice::Standing, host::RECORD, *};
 
 /// A machine below a directory, with these settings.
 struct Machine {
@@ -71,7 +71,7 @@ impl Machine {
     }
 
     fn apply(&self) -> anyhow::Result<Outcome> {
-        Tuning::of(&self.host).apply(&self.host)
+        apply(&self.host)
     }
 
     fn drop_in(&self) -> String {
@@ -270,7 +270,7 @@ fn files_of_others_are_not_touched() {
     fs::remove_file(machine.path(FILE)).unwrap();
     machine.apply().unwrap();
     let other = Host::new(machine.root.path(), Path::new("/etc/sysctl.d/70-x.conf")).unwrap();
-    let error = Tuning::of(&other).apply(&other).unwrap_err().to_string();
+    let error = apply(&other).unwrap_err().to_string();
     assert!(error.contains(FILE) && error.contains("--file"), "{error}");
     // A revert knows the file.
     revert(&other).unwrap();
@@ -321,7 +321,6 @@ fn an_image_gets_the_file_only() {
 
 #[test]
 fn what_can_only_be_set_elsewhere_is_said() {
-    use std::os::unix::fs::PermissionsExt as _;
     let machine = Machine::new(2, &[("net.netfilter.nf_conntrack_max", "1000")]);
     let path = machine.sysctl("net.netfilter.nf_conntrack_max");
     fs::set_permissions(path, fs::Permissions::from_mode(0o444)).unwrap();
@@ -335,13 +334,101 @@ fn what_can_only_be_set_elsewhere_is_said() {
 #[test]
 fn a_damaged_record_is_not_believed() {
     let machine = Machine::new(2, DEFAULTS);
-    machine.write("/var/lib/synguard/tune.json", "{");
+    machine.write(RECORD, "{");
     for error in [
         machine.apply().unwrap_err(),
         revert(&machine.host).unwrap_err(),
     ] {
         assert!(error.to_string().contains("is damaged"), "{error:#}");
     }
+}
+
+/// Root would go back to whatever is written there.
+#[test]
+fn a_record_that_others_may_write_is_not_believed() {
+    let machine = Machine::new(2, DEFAULTS);
+    machine.apply().unwrap();
+    let after = machine.all();
+    let record = machine.host.record();
+    for (path, mode) in [
+        (record.clone(), 0o646),
+        (record.clone(), 0o664),
+        (record.parent().unwrap().to_owned(), 0o775),
+    ] {
+        let set = |mode| fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        set(mode);
+        for error in [
+            machine.apply().unwrap_err(),
+            revert(&machine.host).unwrap_err(),
+        ] {
+            let error = error.to_string();
+            let expected = format!("{} is not believed", path.display());
+            assert!(error.starts_with(&expected), "{error}");
+            assert!(error.contains(&format!("mode {mode:o}")), "{error}");
+        }
+        assert_eq!(machine.all(), after);
+        set(if path.is_dir() { 0o755 } else { 0o644 });
+    }
+    // Nor one that lies elsewhere.
+    let (kept, elsewhere) = (record.parent().unwrap(), machine.path("elsewhere"));
+    fs::rename(kept, &elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, kept).unwrap();
+    let error = revert(&machine.host).unwrap_err().to_string();
+    assert!(error.starts_with("cannot open"), "{error}");
+    fs::remove_file(kept).unwrap();
+    fs::rename(&elsewhere, kept).unwrap();
+    revert(&machine.host).unwrap();
+    assert!(machine.is_untouched());
+}
+
+#[test]
+fn a_drop_in_that_nobody_would_read_is_refused() {
+    for (file, said) in [
+        ("60-x.conf", "absolute path"),
+        ("/etc/sysctl.d/60-x", "ends in .conf"),
+        ("/etc/60-x.conf", "would not be read at boot"),
+        ("/etc/sysctl.d/../60-x.conf", "would not be read at boot"),
+    ] {
+        let error = Host::new(Path::new("/"), Path::new(file)).unwrap_err();
+        assert!(error.to_string().contains(said), "{error}");
+    }
+    Host::new(Path::new("/"), Path::new("/usr/lib/sysctl.d/60-x.conf")).unwrap();
+}
+
+#[test]
+fn the_half_open_timeout_that_fits_is_told() {
+    let machine = Machine::new(2, DEFAULTS);
+    let told = |fit: &Option<Fit>| {
+        let fit = fit.as_ref()?;
+        assert_eq!(fit.key, "half_open_timeout");
+        let current: Vec<String> = fit.current.iter().map(|(k, v)| format!("{k} {v}")).collect();
+        Some(format!("{}: {}", fit.advised, current.join(", ")))
+    };
+    // The built-in configuration fits the kernel's default, and not the advice.
+    let tuning = Tuning::of(&machine.host);
+    assert_eq!(told(&tuning.configuration).unwrap(), "16s: default 64s");
+    let text = render_advice(&tuning).unwrap();
+    assert!(text.contains("half_open_timeout = \"16s\""), "{text}");
+    let outcome = machine.apply().unwrap();
+    assert_eq!(told(&outcome.configuration).unwrap(), "16s: default 64s");
+
+    // Each service for itself, but for those whose servers are elsewhere.
+    const CONFIG: &str = "/etc/synguard/synguard.toml";
+    machine.write(
+        CONFIG,
+        "[defaults]\nhalf_open_timeout = \"16s\"\n[[service]]\nname = \"a\"\nports = [1]\n\
+         [[service]]\nname = \"b\"\nports = [2]\nhalf_open_timeout = 64\n\
+         [[service]]\nname = \"c\"\nports = [3]\nhalf_open_timeout = 64\nadmission = \"proxy\"\n",
+    );
+    let told_now = || told(&Tuning::of(&machine.host).configuration);
+    assert_eq!(told_now().unwrap(), "16s: b 64s");
+    machine.write(CONFIG, "[defaults]\nhalf_open_timeout = \"16s\"\n");
+    assert_eq!(told_now(), None);
+    let reverted = revert(&machine.host).unwrap();
+    assert_eq!(told(&reverted.configuration).unwrap(), "64s: default 16s");
+    // Mistakes are for `config check`.
+    machine.write(CONFIG, "[defaults\n");
+    assert_eq!(told_now(), None);
 }
 
 #[test]
@@ -369,7 +456,7 @@ fn it_all_fits_80_columns() {
         "{advice}"
     );
     assert!(
-        outcome.ends_with(&format!("6 changed, and at every boot by {FILE}\n")),
+        outcome.contains(&format!("6 changed, and at every boot by {FILE}\n")),
         "{outcome}"
     );
 }

@@ -123,6 +123,7 @@ fn package_lives_and_goes() {
     survives(&machine);
     stops_guarded(&machine);
     talk.lives("without a daemon");
+    tunes(&machine);
     goes(&machine, &before);
     talk.finish();
 }
@@ -353,11 +354,31 @@ fn stops_guarded(machine: &Installed<'_>) {
     machine.told("systemctl stop synguard");
 }
 
+/// The old settings are kept where the daemon's user cannot write; else they are not gone back to.
+fn tunes(machine: &Installed<'_>) {
+    const RECORD: &str = "/var/lib/synguard-tune/applied.json";
+    machine.told("synguard tune --apply");
+    assert_eq!(
+        machine.told(&format!("stat -c '%a %U %G' $(dirname {RECORD}) {RECORD}")),
+        "755 root root\n644 root root"
+    );
+    // Neither its upgrade nor its start changes that.
+    machine.told("systemd-tmpfiles --create synguard.conf");
+    machine.refused(&format!(
+        "setpriv --reuid=synguard --regid=synguard --clear-groups sh -c 'echo >>{RECORD}'"
+    ));
+    machine.told(&format!("chown synguard {RECORD}"));
+    machine.refused("synguard tune --revert");
+    machine.told(&format!("chown root {RECORD} && synguard tune --revert"));
+    // Applied it stays when the package goes, until that is purged.
+    machine.told("synguard tune --apply");
+}
+
 fn goes(machine: &Installed<'_>, before: &BTreeSet<String>) {
     machine.told("dpkg --remove synguard");
     assert!(!machine.guarded());
     machine.refused("test -e /usr/bin/synguard");
-    machine.told(&format!("test -e {CONFIG}"));
+    machine.told(&format!("test -e {CONFIG} && test -e /etc/sysctl.d/60-synguard.conf"));
     machine.told("dpkg --purge synguard && rm /tmp/synguard.deb /etc/credstore/synguard-secret");
     let left: Vec<_> = machine.traces().difference(before).cloned().collect();
     assert!(left.is_empty(), "left after purge: {left:#?}");

@@ -134,7 +134,7 @@ fn settings_are_applied_and_taken_back() {
     expected[1] = "4".into();
     assert_eq!(site.values(), expected);
     assert!(!file.exists());
-    assert!(!site.root.path().join("var/lib/synguard/tune.json").exists());
+    assert!(!site.root.path().join("var/lib/synguard-tune/applied.json").exists());
 
     let nothing = site.tune(&["--revert"]);
     assert_eq!(nothing.status.code(), Some(1));
@@ -159,5 +159,5 @@ fn settings_are_applied_all_or_none() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("60-synguard.conf"), "{said}");
     assert_eq!(site.values(), before);
-    assert!(!site.root.path().join("var/lib/synguard/tune.json").exists());
+    assert!(!site.root.path().join("var/lib/synguard-tune/applied.json").exists());
 }
