@@ -125,7 +125,7 @@ pub struct Interface {
     pub peer: Option<Seen<Peer>>,
     /// The name of the XDP program that is there.
     pub program: Option<String>,
-    /// Reverse-path filter, the stricter of its own and everybody's.
+    /// Reverse-path filter: the larger of its own and everybody's, which is the one that counts.
     pub rp_filter: Option<u8>,
 }
 

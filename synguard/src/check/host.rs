@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{
-    Check, Status,
+    Check,
     facts::{Host, Interface, Missing},
 };
 use crate::{
@@ -35,10 +35,7 @@ fn capabilities(host: &Host) -> Check {
     }
     // Whoever has none is a person who looks; who has some is meant to run the daemon.
     if missing.len() == ALL && !host.is_root {
-        return Check {
-            status: Status::Warn,
-            ..Check::ok(NAME, "needs root, or what the systemd unit grants")
-        };
+        return Check::unsure(NAME, "needs root, or what the systemd unit grants");
     }
     let found = format!("missing: {}", missing.join(", "));
     Check::fail(NAME, found, "run as root, or grant them")
@@ -81,10 +78,7 @@ fn memory(host: &Host) -> Check {
     const NAME: &str = "memory";
     const MIB: u64 = 1 << 20;
     let (Some(tables), Some(available)) = (host.tables, host.available) else {
-        return Check {
-            status: Status::Warn,
-            ..Check::ok(NAME, "cannot be told without a valid configuration")
-        };
+        return Check::unsure(NAME, "cannot be told without a valid configuration");
     };
     let found = format!(
         "{} MiB for the tables, {} MiB available",

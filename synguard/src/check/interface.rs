@@ -425,10 +425,7 @@ fn vlan_offload(interface: &Interface) -> Check {
 }
 
 fn not_told(name: &'static str) -> Check {
-    Check {
-        status: Status::Warn,
-        ..Check::ok(name, "the kernel does not tell")
-    }
+    Check::unsure(name, "the kernel does not tell")
 }
 
 /// Where to give a command that is about the other end.
@@ -503,10 +500,7 @@ fn program(interface: &Interface) -> Check {
             format!("another: {program} (id {id}, {mode})"),
             format!("ip link set dev {} xdp off", name(interface)),
         ),
-        None => Check {
-            status: Status::Warn,
-            ..Check::ok(NAME, format!("id {id}, {mode}; needs root to tell whose"))
-        },
+        None => Check::unsure(NAME, format!("id {id}, {mode}; needs root to tell whose")),
     }
 }
 

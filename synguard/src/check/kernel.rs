@@ -4,7 +4,7 @@ use super::{
     Check,
     facts::{Host, Kernel},
 };
-use crate::model::Admission;
+use crate::{dataplane::error::OLDEST_KERNEL, model::Admission};
 
 /// `bpf_sk_assign_tcp_reqsk` came with it.
 const LOCAL_SINCE: &str = "6.9";
@@ -27,7 +27,9 @@ pub(super) fn judge(kernel: &Kernel, host: &Host) -> Vec<Check> {
                 .map(|(program, helper, since)| format!("{program}: {helper} (Linux {since})"))
                 .collect();
             let found = format!("missing: {}", missing.join(", "));
-            Check::fail("helpers", found, "run a newer kernel, 6.9 at best")
+            let (major, minor) = OLDEST_KERNEL;
+            let fix = format!("run Linux {major}.{minor} or newer, {LOCAL_SINCE} at best");
+            Check::fail("helpers", found, fix)
         }),
         Check::seen("programs", &kernel.programs, |programs| {
             match &programs.refused {
@@ -52,7 +54,13 @@ pub(super) fn judge(kernel: &Kernel, host: &Host) -> Vec<Check> {
             }
         }),
         Check::seen("live-frames", &kernel.programs, |programs| {
-            if programs.live_frames || programs.refused.is_some() {
+            if programs.refused.is_some() {
+                return Check::unsure(
+                    "live-frames",
+                    "cannot be told of programs that are not loaded",
+                );
+            }
+            if programs.live_frames {
                 return Check::ok(
                     "live-frames",
                     "frames can be sent again for a silent server",

@@ -102,8 +102,15 @@ impl Check {
 
     fn warn(name: &'static str, found: impl Into<String>, fix: impl Into<String>) -> Self {
         Self {
-            status: Status::Warn,
             fix: Some(fix.into()),
+            ..Self::unsure(name, found)
+        }
+    }
+
+    /// What could not be seen, where there is nothing to do about it.
+    fn unsure(name: &'static str, found: impl Into<String>) -> Self {
+        Self {
+            status: Status::Warn,
             ..Self::ok(name, found)
         }
     }
@@ -119,14 +126,8 @@ impl Check {
     fn seen<T>(name: &'static str, seen: &Seen<T>, judge: impl FnOnce(&T) -> Self) -> Self {
         match seen {
             Ok(value) => judge(value),
-            Err(Unseen::NeedsRoot) => Self {
-                status: Status::Warn,
-                ..Self::ok(name, "needs root")
-            },
-            Err(Unseen::Other(reason)) => Self {
-                status: Status::Warn,
-                ..Self::ok(name, format!("cannot be seen: {reason}"))
-            },
+            Err(Unseen::NeedsRoot) => Self::unsure(name, "needs root"),
+            Err(Unseen::Other(reason)) => Self::unsure(name, format!("cannot be seen: {reason}")),
         }
     }
 }

@@ -207,7 +207,7 @@ fn the_kernel() {
         "helpers",
         Fail,
         "synguard_in: loop (Linux 5.17)",
-        "newer kernel",
+        "Linux 5.18 or newer, 6.9",
     );
     let without = |f: &mut Facts| f.kernel.tcx = Ok(false);
     expect(without, "tcx", Warn, "ends with the daemon", "6.6");
@@ -221,6 +221,7 @@ fn the_kernel() {
         "verifier rejects it",
         "another kernel",
     );
+    expect(refused, "live-frames", Warn, "cannot be told", "");
     let interpreted = |f: &mut Facts| f.kernel.programs.as_mut().unwrap().jited = false;
     expect(interpreted, "jit", Fail, "interpreted", "bpf_jit_enable=1");
     let old = |f: &mut Facts| f.kernel.programs.as_mut().unwrap().live_frames = false;

@@ -3,6 +3,11 @@
 
 use std::{fmt, io, path::PathBuf};
 
+/// Kernel that the programs need, whatever the admission: XDP on frames of several buffers, and helpers
+/// for these (`bpf_xdp_load_bytes`). Distributions bring much of that to older ones, so this is said
+/// only where the kernel has refused.
+pub const OLDEST_KERNEL: (u8, u8) = (5, 18);
+
 /// A capability the daemon lacks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MissingCapabilities(pub Vec<String>);
@@ -28,10 +33,17 @@ pub enum LoadError {
     #[error("not allowed to load eBPF programs: {0}")]
     Capability(MissingCapabilities),
     /// The kernel lacks something the programs cannot do without.
-    #[error("kernel {release} is too old: Linux 5.15 or newer is needed")]
+    #[error(
+        "kernel {release} is too old: Linux {}.{} or newer is needed (cannot {what}: {reason})",
+        OLDEST_KERNEL.0, OLDEST_KERNEL.1
+    )]
     KernelTooOld {
         /// `uname -r`.
         release: String,
+        /// What was tried.
+        what: String,
+        /// What the kernel said.
+        reason: String,
     },
     /// The verifier said no.
     #[error("the kernel's verifier rejects program {program}: {reason}{log}")]

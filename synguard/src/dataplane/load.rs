@@ -14,7 +14,7 @@ use synguard_common::{abi::map, flowtable::buckets_for};
 use tracing::debug;
 
 use super::{
-    error::{LoadError, LogHint, MissingCapabilities, errno, one_line},
+    error::{LoadError, LogHint, MissingCapabilities, OLDEST_KERNEL, errno, one_line},
     inert,
     jiffies::Jiffies,
     kfunc,
@@ -45,9 +45,6 @@ pub const PROGRAM_SWEEP: &str = "synguard_sweep";
 pub const PROGRAM_MOMENT: &str = "synguard_moment";
 /// XDP program that passes everything: what frames are injected by in generic mode.
 pub const PROGRAM_PASS: &str = "synguard_pass";
-
-/// Kernel the programs need, whatever the admission.
-const OLDEST_KERNEL: KernelVersion = KernelVersion::new(5, 15, 0);
 
 /// Numbers of services, 0 ("none") included.
 pub const SERVICE_SLOTS: u32 = 1024;
@@ -223,9 +220,6 @@ impl Object {
 
     fn of(mut object: Aligned, options: &Options, maps: Option<&Path>) -> Result<Self, LoadError> {
         let release = kernel_release();
-        if KernelVersion::current().is_ok_and(|version| version < OLDEST_KERNEL) {
-            return Err(LoadError::KernelTooOld { release });
-        }
         let btf = Btf::from_sys_fs().map_err(|error| {
             debug!(error = one_line(&error), "kernel BTF");
             LoadError::NoBtf {
@@ -257,10 +251,7 @@ impl Object {
                 LoadError::Capability(MissingCapabilities(vec!["CAP_BPF".into()]))
             }
             aya::EbpfError::ParseError(_) => LoadError::Object(one_line(&error)),
-            _ => LoadError::Kernel {
-                what: "create the eBPF maps".into(),
-                reason: one_line(&error),
-            },
+            _ => kernel_refused("create the eBPF maps".into(), one_line(&error)),
         })?;
         Ok(Self { ebpf, local_error })
     }
@@ -283,17 +274,39 @@ pub(super) fn rejected(program: &str, error: &ProgramError) -> LoadError {
         verifier_log,
     } = error
     else {
-        return LoadError::Kernel {
-            what: format!("load program {program}"),
-            reason: one_line(error),
-        };
+        return kernel_refused(format!("load program {program}"), one_line(error));
     };
     let log = verifier_log.to_string();
     let reason = verdict(&log).map_or_else(|| io_error.to_string(), str::to_owned);
-    LoadError::Verifier {
-        program: program.to_owned(),
-        reason,
-        log: LogHint(keep(program, &log)),
+    match kernel_refused(format!("load program {program}"), reason) {
+        LoadError::Kernel { reason, .. } => LoadError::Verifier {
+            program: program.to_owned(),
+            reason,
+            log: LogHint(keep(program, &log)),
+        },
+        too_old => too_old,
+    }
+}
+
+/// Blames the kernel's age where it is older than what is known to do.
+fn kernel_refused(what: String, reason: String) -> LoadError {
+    match KernelVersion::current() {
+        Ok(version) => blame(version, what, reason),
+        Err(_) => LoadError::Kernel { what, reason },
+    }
+}
+
+fn blame(version: KernelVersion, what: String, reason: String) -> LoadError {
+    let (major, minor) = OLDEST_KERNEL;
+    if version < KernelVersion::new(major, minor, 0) {
+        let release = kernel_release();
+        LoadError::KernelTooOld {
+            release,
+            what,
+            reason,
+        }
+    } else {
+        LoadError::Kernel { what, reason }
     }
 }
 
@@ -362,6 +375,18 @@ mod tests {
                    stack depth 0\nprocessed 2 insns (limit 1000000) max_states_per_insn 0\n";
         assert_eq!(verdict(log), Some("R1 invalid mem access 'scalar'"));
         assert_eq!(verdict(""), None);
+    }
+
+    #[test]
+    fn age_is_blamed_on_old_kernels_only() {
+        let refused = |version| blame(version, "load".into(), "EINVAL".into());
+        let old = refused(KernelVersion::new(5, 15, 0));
+        let told = old.to_string();
+        assert!(matches!(old, LoadError::KernelTooOld { .. }), "{told}");
+        assert!(told.contains("Linux 5.18 or newer is needed (cannot load: EINVAL)"));
+        for new in [KernelVersion::new(5, 18, 0), KernelVersion::new(6, 1, 9)] {
+            assert!(matches!(refused(new), LoadError::Kernel { .. }));
+        }
     }
 
     #[test]
