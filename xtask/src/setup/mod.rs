@@ -82,6 +82,17 @@ const fn passenger(name: &'static str, package: &'static str, file: &'static str
     }
 }
 
+/// A shell for which there are completions.
+const fn shell(name: &'static str, source: Source) -> Program {
+    Program {
+        name,
+        package: name,
+        reason: "a test has it read its completions",
+        scope: Scope::Test,
+        source,
+    }
+}
+
 /// A program that makes a package.
 const fn packer(name: &'static str, package: &'static str) -> Program {
     Program {
@@ -94,7 +105,7 @@ const fn packer(name: &'static str, package: &'static str) -> Program {
 }
 
 /// Every program that the lab and the tests run.
-pub static PROGRAMS: [Program; 16] = [
+pub static PROGRAMS: [Program; 18] = [
     Program {
         name: "ip",
         package: "iproute2",
@@ -123,6 +134,8 @@ pub static PROGRAMS: [Program; 16] = [
         scope: Scope::Test,
         source: Source::File("usr/bin/mandoc"),
     },
+    shell("zsh", Source::File("bin/zsh")),
+    shell("fish", Source::Unpacked("usr/bin/fish")),
     Program {
         name: "prometheus",
         package: "prometheus",
