@@ -4,12 +4,13 @@ use std::{
     collections::BTreeSet,
     net::{Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
+    thread,
 };
 
 use anyhow::Context as _;
 use aya::{
     Btf,
-    programs::{SchedClassifier, TcAttachType, Xdp},
+    programs::{SchedClassifier, TcAttachType},
 };
 use aya_obj::btf::BtfKind;
 use futures_util::TryStreamExt as _;
@@ -32,7 +33,7 @@ use crate::{
         attach::program_name,
         error::NearNames,
         kfunc::KFUNCS,
-        load::{PROGRAM_IN_GENERIC, PROGRAM_OUT_GENERIC, PROGRAM_PASS, kernel_release},
+        load::{self, PROGRAM_PASS, kernel_release},
         pins::{BPFFS, is_bpffs},
     },
     tune::host::{DEFAULT_FILE, Host as Settings},
@@ -179,12 +180,8 @@ fn programs() -> Seen<Programs> {
         flow_entries: FEW,
         verified_entries: FEW,
     };
-    let load = || -> Result<Programs, LoadError> {
-        let mut dataplane = dataplane::load(&options)?;
-        // Those of generic mode are not loaded at first.
-        dataplane.programs.get::<Xdp>(PROGRAM_IN_GENERIC)?;
-        let out = PROGRAM_OUT_GENERIC;
-        dataplane.programs.get::<SchedClassifier>(out)?;
+    let usual = || -> Result<Programs, LoadError> {
+        let dataplane = dataplane::load(&options)?;
         let info = dataplane.xdp()?.info();
         Ok(Programs {
             refused: None,
@@ -192,7 +189,16 @@ fn programs() -> Seen<Programs> {
             live_frames: dataplane.runner(PROGRAM_PASS)?.knows_live_frames(),
         })
     };
-    match load() {
+    // Each is a second of the verifier's work.
+    let loaded = thread::scope(|scope| {
+        let generic = scope.spawn(|| load::try_generic(&options));
+        let usual = usual()?;
+        match generic.join() {
+            Ok(generic) => generic.map(|()| usual),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    });
+    match loaded {
         Ok(programs) => Ok(programs),
         Err(LoadError::Capability(_)) => Err(Unseen::NeedsRoot),
         Err(error) => Ok(Programs {

@@ -162,7 +162,16 @@ pub fn load(options: &Options) -> Result<Dataplane, LoadError> {
     finish(Programs::of(object)?, maps, false)
 }
 
-/// The same with programs that send nothing by themselves, for test runs: see [`inert`].
+/// Brings the programs for generic mode, which [`load`] leaves for later, before the verifier, and lets
+/// them go.
+pub fn try_generic(options: &Options) -> Result<(), LoadError> {
+    let mut programs = Programs::unloaded(Object::open(options, None)?);
+    programs.get::<Xdp>(PROGRAM_IN_GENERIC)?;
+    programs.get::<SchedClassifier>(PROGRAM_OUT_GENERIC)?;
+    Ok(())
+}
+
+/// The same as [`load`] with programs that send nothing by themselves, for test runs: see [`inert`].
 pub fn load_inert(options: &Options) -> Result<Dataplane, LoadError> {
     let mut object = aligned(OBJECT);
     inert::patch(object.bytes_mut()).map_err(|error| LoadError::Object(error.to_string()))?;

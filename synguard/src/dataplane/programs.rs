@@ -45,16 +45,20 @@ pub struct Programs {
 impl Programs {
     /// Loads those of an object.
     pub(super) fn of(object: Object) -> Result<Self, LoadError> {
-        let local_error = object.local_error.clone();
-        let mut programs = Self {
+        let mut programs = Self::unloaded(object);
+        programs.load_all()?;
+        Ok(programs)
+    }
+
+    /// Those of an object, none of them loaded yet.
+    pub(super) fn unloaded(object: Object) -> Self {
+        Self {
             options: Options::default(),
             pins: None,
             pinned: BTreeMap::new(),
+            local_error: object.local_error.clone(),
             object: Some(object),
-            local_error,
-        };
-        programs.load_all()?;
-        Ok(programs)
+        }
     }
 
     /// Those that are pinned, if they are this object's; else those of the object, loaded over the pinned
