@@ -43,6 +43,9 @@ const NATIVE_DRIVERS: &[&str] = &[
     "veth",
     "virtio_net",
 ];
+/// Modes of a bond that sends by one port each frame, and so can send back what XDP answers
+/// (`bond_xdp_check`).
+const NATIVE_BONDS: [&str; 4] = ["active-backup", "802.3ad", "balance-xor", "balance-rr"];
 /// The largest MTU of drivers that need a packet to be in one page, as most of them have it.
 const PAGE_MTU: u32 = 3498;
 
@@ -206,14 +209,15 @@ fn native(interface: &Interface) -> Native {
         return refusal;
     }
     let told = interface.xdp.map(|features| features.native);
+    if kind(interface) == "bond"
+        && let Some(refusal) = bond(interface, told)
+    {
+        return refusal;
+    }
     if !told.unwrap_or_else(|| NATIVE_DRIVERS.contains(&driver)) {
-        let reason = match (kind(interface), told) {
-            ("bond", _) => format!(
-                "not on this bond: its mode, or the driver of one of {}",
-                interface.ports.join(", ")
-            ),
-            (_, Some(_)) => format!("driver {driver} does not run it"),
-            (_, None) => format!("driver {driver} is not known to run it (a guess)"),
+        let reason = match told {
+            Some(_) => format!("driver {driver} does not run it"),
+            None => format!("driver {driver} is not known to run it (a guess)"),
         };
         return no(
             reason,
@@ -227,6 +231,35 @@ fn native(interface: &Interface) -> Native {
         Some(_) => format!("yes, in driver {driver}"),
         None => format!("yes, as driver {driver} usually can (a guess)"),
     })
+}
+
+/// A bond hands the program to the drivers of its ports: all of them, or none.
+fn bond(interface: &Interface, told: Option<bool>) -> Option<Native> {
+    let ports = interface.ports.join(", ");
+    let mode = interface.link.details.bond_mode.as_deref();
+    let (reason, fix) = if let Some(mode) = mode.filter(|mode| !NATIVE_BONDS.contains(mode)) {
+        let reason = format!("a bond in mode {mode} has no native XDP");
+        let modes = NATIVE_BONDS.join(", ");
+        (
+            reason,
+            format!("one of the modes {modes}, or accept generic XDP"),
+        )
+    } else if ports.is_empty() {
+        (
+            "a bond without ports has no native XDP".to_owned(),
+            format!("ip link set dev PORT master {}", name(interface)),
+        )
+    } else if told == Some(false) {
+        (
+            format!("not on this bond: the driver of one of {ports} does not run it"),
+            "cards whose drivers do, or accept generic XDP; in modes 802.3ad and balance-xor not \
+             xmit_hash_policy vlan+srcmac"
+                .to_owned(),
+        )
+    } else {
+        return None;
+    };
+    Some(Native::No { reason, fix })
 }
 
 /// A veth wants a queue for each that its peer sends by.

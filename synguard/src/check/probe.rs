@@ -8,10 +8,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use aya::{
-    Btf,
-    programs::{SchedClassifier, TcAttachType},
-};
+use aya::Btf;
 use aya_obj::btf::BtfKind;
 use futures_util::TryStreamExt as _;
 use netlink_packet_route::route::{RouteAttribute, RouteMessage};
@@ -30,7 +27,7 @@ use crate::{
     },
     dataplane::{
         self, LoadError, Options,
-        attach::program_name,
+        attach::{has_tcx, program_name},
         error::NearNames,
         kfunc::KFUNCS,
         load::{self, PROGRAM_PASS, kernel_release},
@@ -155,21 +152,9 @@ fn kernel(settings: &Settings) -> Kernel {
         btf: btf.is_some(),
         missing_kfuncs,
         helpers: helpers::probe(),
-        tcx: tcx(),
+        tcx: has_tcx().map_err(|error| helpers::unseen(&error)),
         programs: programs(),
         jit_enabled: number(settings, "net.core.bpf_jit_enable"),
-    }
-}
-
-/// Asks which programs TCX runs somewhere: a kernel without it does not know the question.
-fn tcx() -> Seen<bool> {
-    match SchedClassifier::query_tcx("lo", TcAttachType::Ingress) {
-        Ok(_) => Ok(true),
-        Err(error) => match helpers::unseen(&error) {
-            Unseen::NeedsRoot => Err(Unseen::NeedsRoot),
-            // EINVAL: no such type of attachment.
-            Unseen::Other(_) => Ok(false),
-        },
     }
 }
 

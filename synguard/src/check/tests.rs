@@ -433,7 +433,15 @@ fn where_xdp_runs() {
     bond.ports = vec!["eth1".into(), "eth2".into()];
     expect_of(bond.clone(), NAME, Good, "yes", "");
     bond.xdp = none;
-    expect_of(bond, NAME, Warn, "one of eth1, eth2", "a card");
+    expect_of(bond.clone(), NAME, Warn, "one of eth1, eth2", "cards whose");
+    for mode in ["balance-alb", "balance-tlb", "broadcast"] {
+        bond.link.details.bond_mode = Some(mode.into());
+        let found = format!("a bond in mode {mode}");
+        expect_of(bond.clone(), NAME, Warn, &found, "active-backup, 802.3ad");
+    }
+    bond.link.details.bond_mode = Some("active-backup".into());
+    bond.ports.clear();
+    expect_of(bond, NAME, Warn, "without ports", "master eth0");
     let mut port = card();
     port.controller = Some(("bond0".into(), "bond".into()));
     expect_of(

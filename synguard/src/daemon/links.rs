@@ -7,7 +7,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
 use netlink_packet_route::{
     address::AddressAttribute,
     link::{
-        InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
+        InfoBond, InfoData, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
         XdpAttached,
     },
 };
@@ -46,6 +46,8 @@ pub struct Details {
     pub other_namespace: Option<i32>,
     /// The bond or bridge it is a port of.
     pub controller: Option<u32>,
+    /// How it chooses a port, where it is a bond: `active-backup`, `802.3ad`, …
+    pub bond_mode: Option<String>,
     /// Receive queues it was made with.
     pub rx_queues: u32,
     /// Whether its XDP program is in generic mode.
@@ -236,6 +238,13 @@ fn link(message: &LinkMessage) -> Link {
             LinkAttribute::LinkInfo(infos) => {
                 kind = infos.iter().find_map(|info| match info {
                     LinkInfo::Kind(kind) => Some(kind.clone()),
+                    _ => None,
+                });
+                details.bond_mode = infos.iter().find_map(|info| match info {
+                    LinkInfo::Data(InfoData::Bond(bond)) => bond.iter().find_map(|bond| match bond {
+                        InfoBond::Mode(mode) => Some(mode.to_string()),
+                        _ => None,
+                    }),
                     _ => None,
                 });
             }

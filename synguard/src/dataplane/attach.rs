@@ -9,6 +9,7 @@ use std::{
     collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 use aya::{
@@ -37,9 +38,25 @@ use crate::model::XdpMode;
 /// TC programs attach by link from here on.
 const TCX_SINCE: KernelVersion = KernelVersion::new(6, 6, 0);
 
-/// Whether everything attaches by links, which can be pinned.
+/// Whether everything attaches by links, which can be pinned: asked of the kernel, as distributions
+/// bring it to older ones.
 pub fn can_pin() -> bool {
-    KernelVersion::current().is_ok_and(|version| version >= TCX_SINCE)
+    static CAN: OnceLock<bool> = OnceLock::new();
+    *CAN.get_or_init(|| {
+        let by_age = || KernelVersion::current().is_ok_and(|version| version >= TCX_SINCE);
+        has_tcx().unwrap_or_else(|_| by_age())
+    })
+}
+
+/// Asks which programs TCX runs somewhere: a kernel without it does not know the question. An error
+/// is that we may not ask.
+pub(crate) fn has_tcx() -> Result<bool, ProgramError> {
+    match SchedClassifier::query_tcx("lo", TcAttachType::Ingress) {
+        Ok(_) => Ok(true),
+        Err(error) if matches!(errno(&error), Some(libc::EPERM | libc::EACCES)) => Err(error),
+        // EINVAL: no such type of attachment.
+        Err(_) => Ok(false),
+    }
 }
 
 /// A network device, as far as attaching needs to know it.

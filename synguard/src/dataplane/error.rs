@@ -131,7 +131,7 @@ pub enum AttachError {
     },
     /// The driver refuses XDP, and nothing else was allowed.
     #[error(
-        "driver {driver} of {name} refuses native XDP{mtu} ({reason}): allow generic XDP with --xdp-mode auto"
+        "driver {driver} of {name} refuses native XDP{mtu} ({reason}): allow generic XDP with --xdp-mode auto (`synguard check {name}` says more)"
     )]
     NativeUnsupported {
         /// The interface.
