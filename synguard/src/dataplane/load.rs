@@ -157,9 +157,7 @@ pub(crate) fn map_entries(options: &Options) -> [(&'static str, u32); 10] {
 /// Loads everything the kernel can run. Where it cannot make sockets from our cookies,
 /// [`Dataplane::local_error`] says why and `synguard_admit` stays out.
 pub fn load(options: &Options) -> Result<Dataplane, LoadError> {
-    let object = Object::open(options, None)?;
-    let maps = Maps::create(&Source::Object(&object.ebpf))?;
-    finish(Programs::of(object)?, maps, false)
+    load_object(Object::open(options, None)?)
 }
 
 /// Brings the programs for generic mode, which [`load`] leaves for later, before the verifier, and lets
@@ -175,7 +173,10 @@ pub fn try_generic(options: &Options) -> Result<(), LoadError> {
 pub fn load_inert(options: &Options) -> Result<Dataplane, LoadError> {
     let mut object = aligned(OBJECT);
     inert::patch(object.bytes_mut()).map_err(|error| LoadError::Object(error.to_string()))?;
-    let object = Object::of(object, options, None)?;
+    load_object(Object::of(object, options, None)?)
+}
+
+fn load_object(object: Object) -> Result<Dataplane, LoadError> {
     let maps = Maps::create(&Source::Object(&object.ebpf))?;
     finish(Programs::of(object)?, maps, false)
 }

@@ -115,6 +115,7 @@ fn package_lives_and_goes() {
     installs(&machine, &package);
     runs_as_its_unit_says(&machine);
     admits(&machine, both(HTTP)[0]);
+    takes_an_encrypted_secret(&machine);
     reloads(&machine);
     watchdog_restarts(&machine);
     let talk = Talk::start(&edge, both(ECHO)[0]);
@@ -195,6 +196,26 @@ fn admits(machine: &Installed<'_>, target: SocketAddr) {
     machine.told("synguard mode --all always");
     exchange(&connect(machine.edge, target), 1000);
     assert_eq!(admitted(&machine.status().services[0]), 1);
+}
+
+/// As docs/operations.md has it.
+fn takes_an_encrypted_secret(machine: &Installed<'_>) {
+    const FILE: &str = "/etc/synguard/secret.cred";
+    const DROP_IN: &str = "/run/systemd/system/synguard.service.d";
+    let secret = "cd".repeat(32);
+    machine.told(&format!(
+        "echo {secret} | systemd-creds encrypt --name=synguard-secret - {FILE} && \
+         mkdir -p {DROP_IN} && \
+         printf '[Service]\nLoadCredential=\nLoadCredentialEncrypted=synguard-secret:{FILE}\n' \
+             >{DROP_IN}/secret.conf && \
+         systemctl daemon-reload && systemctl restart synguard"
+    ));
+    let given = machine.told("cat /run/credentials/synguard.service/synguard-secret");
+    assert_eq!(given, secret);
+    machine.refused("test -e /var/lib/synguard/secret");
+    machine.told(&format!(
+        "rm -r {FILE} {DROP_IN} && systemctl daemon-reload && systemctl restart synguard"
+    ));
 }
 
 fn reloads(machine: &Installed<'_>) {

@@ -32,6 +32,7 @@ mod reset_sources;
 mod routed;
 mod services;
 mod short;
+mod stacked;
 mod terminal;
 mod top;
 mod tune;

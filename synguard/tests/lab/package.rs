@@ -101,6 +101,7 @@ fn package_has_what_it_should() {
     for path in [
         "etc/synguard/synguard.toml",
         "usr/bin/synguard",
+        "usr/lib/systemd/system/synguard-prepare.service",
         "usr/lib/systemd/system/synguard.service",
         "usr/lib/sysusers.d/synguard.conf",
         "usr/lib/tmpfiles.d/synguard.conf",
@@ -108,6 +109,7 @@ fn package_has_what_it_should() {
         "usr/share/doc/synguard/NOTICES.gz",
         "usr/share/doc/synguard/changelog.gz",
         "usr/share/doc/synguard/copyright",
+        "usr/share/doc/synguard/operations.md.gz",
         "usr/share/fish/vendor_completions.d/synguard.fish",
         "usr/share/man/man1/synguard-config-check.1.gz",
         "usr/share/man/man1/synguard.1.gz",

@@ -63,15 +63,13 @@ pub(super) fn lay_out(tree: &Path, binary: &Path, epoch: u64) -> anyhow::Result<
     }
     let mut compressed = manual(tree, binary, epoch)?;
 
-    let doc = tree.join(DOC);
+    let (doc, workspace) = (tree.join(DOC), ebpf_build::workspace());
     write(&doc.join("copyright"), copyright()?.as_bytes(), 0o644)?;
     for (name, content) in [
         ("changelog", read(&deploy.join("debian/changelog"))?),
         ("NOTICES", notices::text()?.into_bytes()),
-        (
-            "README.md",
-            read(&ebpf_build::workspace().join("README.md"))?,
-        ),
+        ("README.md", read(&workspace.join("README.md"))?),
+        ("operations.md", read(&workspace.join("docs/operations.md"))?),
     ] {
         write(&doc.join(name), &content, 0o644)?;
         compressed.push(doc.join(name));
