@@ -103,7 +103,7 @@ fn syncookies(host: &Host) -> Check {
             "0: the kernel refuses to make sockets from cookies",
             "sysctl -w net.ipv4.tcp_syncookies=1 (or: synguard tune --apply)",
         ),
-        value => Check::ok(NAME, shown(value)),
+        value => Check::told(NAME, value),
     }
 }
 
@@ -115,12 +115,8 @@ fn timestamps(host: &Host) -> Check {
             "0: no ECN for guarded clients, and a coarser window scale",
             "sysctl -w net.ipv4.tcp_timestamps=1",
         ),
-        value => Check::ok(NAME, shown(value)),
+        value => Check::told(NAME, value),
     }
-}
-
-fn shown(value: Option<u8>) -> String {
-    value.map_or_else(|| "not told".to_owned(), |value| value.to_string())
 }
 
 /// Whether packets get to the servers that are not on the box.

@@ -320,7 +320,7 @@ fn largest_packet(interface: &Interface) -> u32 {
     }
 }
 
-/// Whether the driver gives XDP packets of several buffers; where it is not told, most do by now.
+/// Whether the driver gives XDP packets of several buffers; before it was told (6.3), few did.
 fn takes_frags(interface: &Interface) -> bool {
     interface.xdp.is_some_and(|features| features.frags)
 }
@@ -405,7 +405,7 @@ fn queues(interface: &Interface, cpus: u32) -> Check {
 fn merging(interface: &Interface, mode: XdpMode) -> Check {
     const NAME: &str = "lro";
     let Some(offloads) = &interface.offloads else {
-        return not_told(NAME);
+        return Check::told(NAME, None);
     };
     let on: Vec<(&str, &str)> = [("rx-lro", "LRO"), ("rx-gro-hw", "GRO-HW")]
         .into_iter()
@@ -439,7 +439,7 @@ fn merging(interface: &Interface, mode: XdpMode) -> Check {
 fn vlan_offload(interface: &Interface) -> Check {
     const NAME: &str = "vlan-offload";
     let Some(offloads) = &interface.offloads else {
-        return not_told(NAME);
+        return Check::told(NAME, None);
     };
     let parsed = ["rx-vlan-hw-parse", "rx-vlan-stag-hw-parse"];
     let on = parsed.iter().any(|feature| offloads.contains(*feature));
@@ -455,10 +455,6 @@ fn vlan_offload(interface: &Interface) -> Check {
             format!("ethtool -K {} rxvlan off", name(interface)),
         ),
     }
-}
-
-fn not_told(name: &'static str) -> Check {
-    Check::unsure(name, "the kernel does not tell")
 }
 
 /// Where to give a command that is about the other end.
@@ -548,9 +544,6 @@ fn reverse_path(interface: &Interface) -> Check {
                 name(interface).replace('.', "/")
             ),
         ),
-        value => Check::ok(
-            NAME,
-            value.map_or_else(|| "not told".into(), |value| value.to_string()),
-        ),
+        value => Check::told(NAME, value),
     }
 }

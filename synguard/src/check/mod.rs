@@ -115,6 +115,14 @@ impl Check {
         }
     }
 
+    /// A setting that is right, if it can be seen.
+    fn told(name: &'static str, value: Option<u8>) -> Self {
+        match value {
+            Some(value) => Self::ok(name, value.to_string()),
+            None => Self::unsure(name, "the kernel does not tell"),
+        }
+    }
+
     fn fail(name: &'static str, found: impl Into<String>, fix: impl Into<String>) -> Self {
         Self {
             status: Status::Fail,

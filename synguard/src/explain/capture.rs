@@ -149,7 +149,7 @@ impl Capture {
     pub fn new(path: PathBuf, source: impl Read + Send + 'static) -> Result<Self, CaptureError> {
         let mut source = source;
         let mut head = Vec::new();
-        // A pipe gives as much as it has.
+        // The readers want the first block whole: of a pipe this waits for so much, or for its end.
         if let Err(source) = source.by_ref().take(HEAD as u64).read_to_end(&mut head) {
             return Err(CaptureError::Io { path, source });
         }

@@ -114,10 +114,8 @@ pub fn frame(link: i32, packet: &[u8]) -> Option<Frame<'_>> {
                 6 => ethernet::IPV6,
                 _ => return None,
             };
-            {
-                let bytes = build(HOST, SENDER, protocol.to_be_bytes(), packet);
-                Some(plain(bytes, false))
-            }
+            let bytes = build(HOST, SENDER, protocol.to_be_bytes(), packet);
+            Some(plain(bytes, false))
         }
         _ => None,
     }
