@@ -34,7 +34,7 @@ pub(super) struct Tune {
     #[arg(long, conflicts_with = "apply")]
     revert: bool,
 
-    /// The file that sets it at every boot.
+    /// The file that sets it at every boot, in a directory that sysctl.d(5) names.
     #[arg(long, value_name = "FILE", default_value = DEFAULT_FILE, requires = "apply")]
     file: PathBuf,
 

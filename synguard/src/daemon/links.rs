@@ -7,8 +7,8 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
 use netlink_packet_route::{
     address::AddressAttribute,
     link::{
-        InfoBond, InfoData, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
-        XdpAttached,
+        InfoBond, InfoData, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType,
+        LinkMessage, LinkXdp, XdpAttached,
     },
 };
 use rtnetlink::MulticastGroup;
@@ -241,10 +241,12 @@ fn link(message: &LinkMessage) -> Link {
                     _ => None,
                 });
                 details.bond_mode = infos.iter().find_map(|info| match info {
-                    LinkInfo::Data(InfoData::Bond(bond)) => bond.iter().find_map(|bond| match bond {
-                        InfoBond::Mode(mode) => Some(mode.to_string()),
-                        _ => None,
-                    }),
+                    LinkInfo::Data(InfoData::Bond(bond)) => {
+                        bond.iter().find_map(|bond| match bond {
+                            InfoBond::Mode(mode) => Some(mode.to_string()),
+                            _ => None,
+                        })
+                    }
                     _ => None,
                 });
             }

@@ -95,7 +95,15 @@ mod tests {
 
     #[test]
     fn the_kernel_waits_twice_as_long_each_time() {
-        for (retries, seconds) in [(0, 1), (1, 3), (3, 15), (5, 63), (6, 127), (7, 247), (8, 367)] {
+        for (retries, seconds) in [
+            (0, 1),
+            (1, 3),
+            (3, 15),
+            (5, 63),
+            (6, 127),
+            (7, 247),
+            (8, 367),
+        ] {
             assert_eq!(lifetime(retries).as_secs(), seconds, "{retries}");
         }
         assert!(lifetime(u8::MAX) > *HALF_OPEN_BOUNDS.end());

@@ -43,7 +43,11 @@ pub fn render_advice(tuning: &Tuning) -> Result<String, fmt::Error> {
         0 => {}
         n => writeln!(text, "\n{n} to change: `synguard tune --apply`")?,
     }
-    configuration(&mut text, tuning.configuration.as_ref(), "To go with them, ")?;
+    configuration(
+        &mut text,
+        tuning.configuration.as_ref(),
+        "To go with them, ",
+    )?;
     Ok(text)
 }
 

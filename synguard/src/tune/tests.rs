@@ -401,7 +401,11 @@ fn the_half_open_timeout_that_fits_is_told() {
     let told = |fit: &Option<Fit>| {
         let fit = fit.as_ref()?;
         assert_eq!(fit.key, "half_open_timeout");
-        let current: Vec<String> = fit.current.iter().map(|(k, v)| format!("{k} {v}")).collect();
+        let current: Vec<String> = fit
+            .current
+            .iter()
+            .map(|(k, v)| format!("{k} {v}"))
+            .collect();
         Some(format!("{}: {}", fit.advised, current.join(", ")))
     };
     // The built-in configuration fits the kernel's default, and not the advice.

@@ -399,7 +399,9 @@ fn goes(machine: &Installed<'_>, before: &BTreeSet<String>) {
     machine.told("dpkg --remove synguard");
     assert!(!machine.guarded());
     machine.refused("test -e /usr/bin/synguard");
-    machine.told(&format!("test -e {CONFIG} && test -e /etc/sysctl.d/60-synguard.conf"));
+    machine.told(&format!(
+        "test -e {CONFIG} && test -e /etc/sysctl.d/60-synguard.conf"
+    ));
     machine.told("dpkg --purge synguard && rm /tmp/synguard.deb /etc/credstore/synguard-secret");
     let left: Vec<_> = machine.traces().difference(before).cloned().collect();
     assert!(left.is_empty(), "left after purge: {left:#?}");

@@ -136,7 +136,10 @@ fn a_macvlan_is_guarded_in_generic_mode() {
 fn a_bond_that_cannot_is_guarded_in_generic_mode() {
     let test = "a_bond_that_cannot_is_guarded_in_generic_mode";
     if let Some(site) = Site::new(test, &bond("balance-alb").each_ref().map(String::as_str)) {
-        site.is_generic("a bond in mode balance-alb", "one of the modes active-backup");
+        site.is_generic(
+            "a bond in mode balance-alb",
+            "one of the modes active-backup",
+        );
     }
 }
 

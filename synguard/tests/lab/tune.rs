@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    os::unix::fs::symlink,
+    os::unix::fs::{chown, symlink},
     path::Path,
     process::{Command, Output},
 };
@@ -12,6 +12,9 @@ use synguard_lab::{netns::Netns, skip_unless_root};
 use tempfile::TempDir;
 
 use crate::guard::binary;
+
+/// Where the old values are kept.
+const RECORD: &str = "var/lib/synguard-tune/applied.json";
 
 /// Settings that every namespace has for itself, with values that are not as advised.
 const OWN: [(&str, &str); 5] = [
@@ -119,6 +122,22 @@ fn settings_are_applied_and_taken_back() {
     assert_eq!(again["changed"].as_array().unwrap().len(), 1, "{again}");
     assert_eq!(site.values(), applied);
 
+    // What somebody else may have written is not gone back to.
+    let record = site.root.path().join(RECORD);
+    for path in [record.parent().unwrap(), &record] {
+        let own = |user| chown(path, Some(user), None).unwrap();
+        own(65_534);
+        let output = site.tune(&["--revert"]);
+        own(0);
+        assert_eq!(output.status.code(), Some(1));
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            said.contains("is not believed") && said.contains("owner 65534"),
+            "{said}"
+        );
+    }
+    assert_eq!(site.values(), applied);
+
     // A hand again, and then back.
     site.ns
         .set_sysctl("net.ipv4.tcp_synack_retries", 4)
@@ -134,7 +153,7 @@ fn settings_are_applied_and_taken_back() {
     expected[1] = "4".into();
     assert_eq!(site.values(), expected);
     assert!(!file.exists());
-    assert!(!site.root.path().join("var/lib/synguard-tune/applied.json").exists());
+    assert!(!site.root.path().join(RECORD).exists());
 
     let nothing = site.tune(&["--revert"]);
     assert_eq!(nothing.status.code(), Some(1));
@@ -159,5 +178,5 @@ fn settings_are_applied_all_or_none() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("60-synguard.conf"), "{said}");
     assert_eq!(site.values(), before);
-    assert!(!site.root.path().join("var/lib/synguard-tune/applied.json").exists());
+    assert!(!site.root.path().join(RECORD).exists());
 }

@@ -69,7 +69,10 @@ pub(super) fn lay_out(tree: &Path, binary: &Path, epoch: u64) -> anyhow::Result<
         ("changelog", read(&deploy.join("debian/changelog"))?),
         ("NOTICES", notices::text()?.into_bytes()),
         ("README.md", read(&workspace.join("README.md"))?),
-        ("operations.md", read(&workspace.join("docs/operations.md"))?),
+        (
+            "operations.md",
+            read(&workspace.join("docs/operations.md"))?,
+        ),
     ] {
         write(&doc.join(name), &content, 0o644)?;
         compressed.push(doc.join(name));
