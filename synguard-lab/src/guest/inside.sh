@@ -25,6 +25,8 @@ rm -rf etc/systemd/system/*.wants etc/systemd/system/*.requires usr/lib/systemd/
     usr/lib/systemd/system-generators etc/systemd/system-generators
 printf '[Unit]\nDefaultDependencies=no\nWants=systemd-journald.socket\n' \
     >etc/systemd/system/guest.target
+# As images of containers have it: packages start and stop nothing.
+rm -f usr/sbin/policy-rc.d
 # Installing a package does not wait for an index of manual pages.
 rm -f var/lib/man-db/auto-update
 
