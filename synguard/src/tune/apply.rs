@@ -105,7 +105,7 @@ pub fn apply(host: &Host) -> anyhow::Result<Outcome> {
         changed,
         left: read_only(&advice),
         undone_at_boot,
-        configuration: Fit::of(host, None),
+        configuration: Fit::of(host, Some(&advice)),
     })
 }
 

@@ -308,6 +308,7 @@ fn an_image_gets_the_file_only() {
     fs::remove_dir_all(machine.path("proc/sys")).unwrap();
     let outcome = machine.apply().unwrap();
     assert!(outcome.changed.iter().all(|change| change.from.is_none()));
+    assert_eq!(outcome.configuration.unwrap().advised, "16s");
     let text = machine.drop_in();
     assert!(text.contains("\nnet.core.somaxconn = 8192\n"), "{text}");
     assert!(!text.contains("nf_conntrack"), "{text}");
