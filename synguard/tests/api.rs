@@ -444,6 +444,92 @@ async fn a_daemon_that_ends_is_told_apart_from_one_that_is_strange() {
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_daemon_that_hangs_is_told_of_in_time() {
+    let (_directory, socket) = directory();
+    // Connections are accepted by the kernel.
+    let _listener = UnixListener::bind(&socket).unwrap();
+    let client = Client::new(&socket);
+    let hangs = |seconds: u64| {
+        let path = socket.display();
+        format!("the daemon on {path} has not answered for {seconds} s")
+    };
+    let error = client.status().await.unwrap_err();
+    assert_eq!(error.to_string(), hangs(10));
+    assert!(error.is_unreachable());
+    for follow in [false, true] {
+        let request = EventsRequest {
+            follow,
+            ..EventsRequest::default()
+        };
+        let error = client.events(&request).await.unwrap_err();
+        assert_eq!(error.to_string(), hangs(10));
+    }
+    // What may reset a link may take longer.
+    let error = client.attach("eth0").await.unwrap_err();
+    assert_eq!(error.to_string(), hangs(30));
+}
+
+/// A daemon that answers with the head of an answer, and then with `said` at these seconds.
+async fn mumble(listener: UnixListener, said: &[(u64, &str)]) {
+    let (mut stream, _) = listener.accept().await.unwrap();
+    assert!(stream.read(&mut [0; 1024]).await.unwrap() > 0);
+    let head = "HTTP/1.1 200 OK\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let began = tokio::time::Instant::now();
+    for (at, said) in said {
+        tokio::time::sleep_until(began + Duration::from_secs(*at)).await;
+        stream.write_all(said.as_bytes()).await.unwrap();
+    }
+    std::future::pending().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_is_told_from_quiet() {
+    let (_directory, socket) = directory();
+    let listener = UnixListener::bind(&socket).unwrap();
+    let event =
+        r#"{"seq":1,"time":"2027-01-15T08:00:00Z","kind":"calm","level":"info","message":""}"#;
+    let event = format!("{event}\n");
+    let said = [(3, "\n"), (9, "\n"), (40, &*event), (45, "\n")];
+    let seen = async {
+        let client = Client::new(&socket);
+        let request = EventsRequest {
+            follow: true,
+            ..EventsRequest::default()
+        };
+        let mut events = client.events(&request).await.unwrap();
+        let began = tokio::time::Instant::now();
+        let mut seen = Vec::new();
+        for _ in 0..3 {
+            let next = events.next().await;
+            seen.push((began.elapsed().as_secs(), next.is_ok()));
+        }
+        seen
+    };
+    let seen = tokio::select! {
+        seen = seen => seen,
+        () = mumble(listener, &said) => unreachable!(),
+    };
+    // Silent from 9 on, told once; silent again from 45 on.
+    assert_eq!(seen, [(19, false), (40, true), (55, false)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quiet_daemon_gives_signs_of_life() {
+    let (_directory, socket) = directory();
+    let (handle, _) = pretend();
+    let _server = serve_control(&socket, handle);
+    let request = EventsRequest {
+        follow: true,
+        ..EventsRequest::default()
+    };
+    let mut events = Client::new(&socket).events(&request).await.unwrap();
+    let minute = Duration::from_secs(60);
+    let next = tokio::time::timeout(minute, events.next()).await;
+    assert!(next.is_err(), "{next:?}");
+}
+
 #[tokio::test]
 async fn a_taken_metrics_port_is_one_line() {
     let first = metrics::bind("127.0.0.1:0".parse().unwrap()).unwrap();

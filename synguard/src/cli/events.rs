@@ -103,6 +103,9 @@ impl Events {
                     events = reconnect(&client, &request).await?;
                 }
                 Ok(None) => return Ok(()),
+                Err(error @ ClientError::Hangs { .. }) if self.follow => {
+                    say(&format!("{error}: still waiting"));
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -118,19 +121,21 @@ impl Events {
 
 /// Waits for the daemon that takes the place of the one that has ended.
 async fn reconnect(client: &Client, request: &EventsRequest) -> Result<Stream, ClientError> {
-    // Nobody is left to be told when stderr is closed.
-    writeln!(
-        io::stderr(),
-        "synguard: the daemon has ended: waiting for the next"
-    )
-    .ok();
+    say("the daemon has ended: waiting for the next");
     loop {
         tokio::time::sleep(RETRY).await;
         match client.events(request).await {
-            Err(ClientError::NoDaemon(_) | ClientError::Ended(_)) => {}
+            // One that is starting accepts connections, and answers when it is ready.
+            Err(ClientError::NoDaemon(_) | ClientError::Ended(_) | ClientError::Hangs { .. }) => {}
             other => return other,
         }
     }
+}
+
+/// What is no event.
+fn say(text: &str) {
+    // Nobody is left to be told when stderr is closed.
+    writeln!(io::stderr(), "synguard: {text}").ok();
 }
 
 /// An event for people.

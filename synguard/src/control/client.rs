@@ -1,6 +1,7 @@
 //! The command line's end of the control API.
 
 use std::{
+    future::Future,
     io,
     path::{Path, PathBuf},
     time::Duration,
@@ -27,8 +28,10 @@ use crate::{
     model::{InterfaceStatus, Mode, Snapshot},
 };
 
-/// More than the daemon itself waits for its run loop.
+/// What a change may take: more than the daemon itself waits for its run loop.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// What a look may take, for which somebody waits at a terminal.
+const PATIENCE_TO_LOOK: Duration = Duration::from_secs(10);
 /// A thousand services make a status of about 5 MB.
 const ANSWER_LIMIT: usize = 64 * 1024 * 1024;
 
@@ -42,8 +45,13 @@ pub enum ClientError {
     #[error("permission denied on {0}: run as root, or join the group that owns the socket")]
     Denied(PathBuf),
     /// The daemon hangs.
-    #[error("the daemon on {0} has not answered for {secs} s", secs = PATIENCE.as_secs())]
-    Hangs(PathBuf),
+    #[error("the daemon on {path} has not answered for {} s", patience.as_secs())]
+    Hangs {
+        /// The socket.
+        path: PathBuf,
+        /// What it had.
+        patience: Duration,
+    },
     /// The daemon ended, or closed the connection, before it answered.
     #[error("the daemon on {0} ended before it answered: see its log for the reason")]
     Ended(PathBuf),
@@ -133,18 +141,18 @@ impl Client {
     pub async fn events(&self, request: &EventsRequest) -> Result<Events, ClientError> {
         let query = serde_urlencoded::to_string(request).map_err(|e| self.strange(e))?;
         let path = format!("/v1/events?{query}");
-        let response = timeout(PATIENCE, self.send(Method::GET, &path, None::<&()>))
-            .await
-            .map_err(|_| ClientError::Hangs(self.socket.clone()))??;
-        if !response.status().is_success() {
-            let bytes = self.collect(response).await?;
-            return Err(self.refusal(&bytes));
-        }
+        let begin = async {
+            let response = self.send(Method::GET, &path, None::<&()>).await?;
+            if response.status().is_success() {
+                return Ok(response.into_body());
+            }
+            Err(self.refusal(&self.collect(response).await?))
+        };
         Ok(Events {
+            body: self.within(PATIENCE_TO_LOOK, begin).await?,
             client: self.clone(),
-            body: response.into_body(),
             received: Vec::new(),
-            patience: (!request.follow).then_some(PATIENCE),
+            silent: false,
         })
     }
 
@@ -154,19 +162,35 @@ impl Client {
         path: &str,
         body: Option<&impl Serialize>,
     ) -> Result<T, ClientError> {
+        let patience = if method == Method::GET {
+            PATIENCE_TO_LOOK
+        } else {
+            PATIENCE
+        };
         let exchange = async {
             let response = self.send(method, path, body).await?;
             let ok = response.status().is_success();
             Ok((ok, self.collect(response).await?))
         };
-        let (ok, bytes) = timeout(PATIENCE, exchange)
-            .await
-            .map_err(|_| ClientError::Hangs(self.socket.clone()))??;
+        let (ok, bytes) = self.within(patience, exchange).await?;
         if ok {
             serde_json::from_slice(&bytes).map_err(|e| self.strange(e))
         } else {
             Err(self.refusal(&bytes))
         }
+    }
+
+    /// What comes of `exchange`, which may take so long.
+    async fn within<T>(
+        &self,
+        patience: Duration,
+        exchange: impl Future<Output = Result<T, ClientError>>,
+    ) -> Result<T, ClientError> {
+        let hangs = |_| ClientError::Hangs {
+            path: self.socket.clone(),
+            patience,
+        };
+        timeout(patience, exchange).await.map_err(hangs)?
     }
 
     fn refusal(&self, answer: &[u8]) -> ClientError {
@@ -239,25 +263,35 @@ pub struct Events {
     body: Incoming,
     /// What is not read yet; the end may be the beginning of a line.
     received: Vec<u8>,
-    /// What the next may take.
-    patience: Option<Duration>,
+    /// The daemon hangs, and that was said.
+    silent: bool,
 }
 
 impl Events {
     /// The next event; none at the end.
+    ///
+    /// That the daemon [hangs](ClientError::Hangs) is said once. Whoever asks again waits for as long
+    /// as it takes.
     pub async fn next(&mut self) -> Result<Option<Event>, ClientError> {
         loop {
             if let Some(end) = self.received.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.received.drain(..=end).collect();
+                if line.trim_ascii().is_empty() {
+                    // It lives, and nothing happens.
+                    continue;
+                }
                 let event = serde_json::from_slice(&line).map_err(|e| self.client.strange(e))?;
                 return Ok(Some(event));
             }
-            let frame = match self.patience {
-                None => self.body.frame().await,
-                Some(patience) => timeout(patience, self.body.frame())
-                    .await
-                    .map_err(|_| ClientError::Hangs(self.client.socket.clone()))?,
+            let frame = if self.silent {
+                self.body.frame().await
+            } else {
+                let frame = async { Ok(self.body.frame().await) };
+                let frame = self.client.within(PATIENCE_TO_LOOK, frame).await;
+                self.silent = frame.is_err();
+                frame?
             };
+            self.silent = false;
             match frame {
                 None => return Ok(None),
                 Some(Err(_)) => return Err(ClientError::Ended(self.client.socket.clone())),

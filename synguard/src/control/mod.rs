@@ -12,6 +12,8 @@ pub use handle::{Command, CommandError, Handle};
 pub use server::serve;
 pub use socket::{Listener, bind};
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -19,6 +21,9 @@ use crate::{
     journal::{Kind, Query, Timestamp},
     model::Mode,
 };
+
+/// Time between two signs of life of a daemon whose events are followed.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(3);
 
 /// Body of `POST /v1/detach`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,7 +111,8 @@ pub struct EventsRequest {
     pub routine: bool,
     /// Only so many, the newest.
     pub limit: Option<usize>,
-    /// Go on with those to come until the daemon or the client ends.
+    /// Go on with those to come until the daemon or the client ends. When nothing happens, an empty
+    /// line every few seconds says that the daemon lives.
     pub follow: bool,
 }
 

@@ -14,11 +14,11 @@ use axum::{
     routing::{get, post},
 };
 use futures_util::stream;
-use tokio::{net::UnixListener, sync::watch};
+use tokio::{net::UnixListener, sync::watch, time::sleep};
 
 use super::{
     CommandError, DetachRequest, Done, EventsRequest, Failure, Handle, InterfaceRequest,
-    ModeRequest, NameRequest, ServiceRequest, socket::Listener,
+    ModeRequest, NameRequest, SIGN_OF_LIFE, ServiceRequest, socket::Listener,
 };
 use crate::{
     journal::Event,
@@ -86,6 +86,10 @@ async fn events(
                 tokio::select! {
                     events = follower.next() => {
                         Some((Ok::<_, Infallible>(lines(&events)), (follower, stopped)))
+                    }
+                    // Followers that have gone are noticed by it too.
+                    () = sleep(SIGN_OF_LIFE) => {
+                        Some((Ok("\n".to_owned()), (follower, stopped)))
                     }
                     // Nothing is ever sent: this is the end.
                     _ = stopped.changed() => None,

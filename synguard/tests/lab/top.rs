@@ -1,9 +1,10 @@
 //! `synguard top` on a terminal, while a guarded service is flooded.
 
 use std::{
+    io::{BufRead as _, BufReader},
     os::unix::fs::symlink,
     path::Path,
-    process::Command,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -209,6 +210,70 @@ fn top_outlives_the_daemon() {
     terminal.shows("! daemon does not answer");
     terminal.signal(Signal::SIGTERM);
     assert!(terminal.end().success());
+}
+
+/// Connections to one that is stopped are accepted, and nothing comes back.
+#[test]
+fn a_daemon_that_hangs_is_told_of() {
+    if !skip_unless_root("a_daemon_that_hangs_is_told_of") {
+        return;
+    }
+    let edge = Edge::new(EdgeOptions::default()).unwrap();
+    let _server = serve(&edge);
+    let guard = Guard::always(&edge);
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(binary());
+        command.args(arguments).arg("--socket").arg(guard.socket());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let mut terminal = Terminal::run(command(&guard.socket()), SIZE);
+    terminal.shows("q quit");
+    let mut follower = run(&["events", "--follow", "--json", "--kind", "mode_changed"]);
+    // It has what there was.
+    std::thread::sleep(Duration::from_secs(1));
+
+    guard.process.signal(Signal::SIGSTOP).unwrap();
+    let began = Instant::now();
+    let questions = [&["status"][..], &["events"], &["top", "--once"]];
+    let asked = questions.map(|arguments| (arguments, run(arguments)));
+    terminal.shows("! daemon does not answer, data is ");
+    assert!(began.elapsed() < Duration::from_secs(8), "top is late");
+    terminal.press("?");
+    terminal.shows("Ctrl-L        draw everything again");
+    terminal.press("?");
+    let hangs = format!(
+        "synguard: the daemon on {} has not answered for 10 s",
+        guard.socket().display()
+    );
+    for (arguments, asked) in asked {
+        let output = asked.wait_with_output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(said, format!("{hangs}\n"), "{arguments:?}");
+        assert_eq!(output.status.code(), Some(3), "{arguments:?}");
+    }
+    let mut said = String::new();
+    let stderr = follower.stderr.take().unwrap();
+    BufReader::new(stderr).read_line(&mut said).unwrap();
+    assert_eq!(said, format!("{hangs}: still waiting\n"));
+    assert!(began.elapsed() < Duration::from_secs(25), "{began:?}");
+    terminal.shows("has not answered for 10 s");
+
+    // It was only slow.
+    guard.process.signal(Signal::SIGCONT).unwrap();
+    terminal.until("answered", |lines| {
+        !lines.iter().any(|line| line.contains("does not answer"))
+    });
+    guard.set_mode("observe");
+    let mut event = String::new();
+    let stdout = follower.stdout.take().unwrap();
+    BufReader::new(stdout).read_line(&mut event).unwrap();
+    assert!(event.contains("mode_changed"), "{event}");
+    follower.kill().unwrap();
+    follower.wait().unwrap();
+    terminal.press("q");
+    assert!(terminal.end().success());
+    guard.stop();
 }
 
 #[test]
