@@ -16,6 +16,7 @@ mod flows;
 mod guard;
 mod inject;
 mod interfaces;
+mod kept;
 mod keyless;
 pub(crate) mod keys;
 pub(crate) mod links;

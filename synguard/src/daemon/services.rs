@@ -1,18 +1,9 @@
 //! Services that come and go by command, while the daemon runs. They are kept in files of the
 //! state directory, which are read beside the configuration file.
 
-use std::{
-    fs::{self, DirBuilder, File},
-    io::{self, Write as _},
-    os::unix::fs::DirBuilderExt as _,
-    path::Path,
-};
-
-use anyhow::Context as _;
 use serde_json::{Map, Value, json};
-use tempfile::NamedTempFile;
 
-use super::guard::Guard;
+use super::{guard::Guard, kept::Change};
 use crate::{
     config::{Addition, Origin, Sources},
     control::ServiceRequest,
@@ -66,22 +57,13 @@ impl Guard {
                 }
             }
         })?;
-        // What can fail on the disk fails before anything is touched.
-        let staged = directory
-            .as_ref()
-            .map(|directory| stage(directory, &addition).map(|staged| (staged, directory)))
-            .transpose()
-            .map_err(|error| format!("{error:#}"))?;
-        self.change(sources, config, || match staged {
-            None => Ok(()),
-            Some((staged, directory)) => {
-                staged
-                    .persist_noclobber(&addition.path)
-                    .map_err(|error| error.error)?;
-                sync(directory)
-            }
-        })
-        .map_err(|error| format!("cannot add service {name}: {error:#}"))?;
+        let files = match &directory {
+            None => Ok(Change::None),
+            Some(directory) => Change::add(directory, &addition),
+        };
+        files
+            .and_then(|files| self.change(sources, config, files))
+            .map_err(|error| format!("cannot add service {name}: {error:#}"))?;
         let covers = self
             .services
             .iter()
@@ -126,41 +108,24 @@ impl Guard {
         };
         let sources = self.sources.without(&addition.path);
         let config = sources.config().map_err(|error| error.to_string())?;
-        self.change(sources, config, || {
-            if addition.temporary {
-                return Ok(());
-            }
-            match fs::remove_file(&addition.path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                _ => addition.path.parent().map_or(Ok(()), sync),
-            }
-        })
-        .map_err(|error| format!("cannot remove service {name}: {error:#}"))?;
+        let files = match addition.temporary {
+            true => Ok(Change::None),
+            false => Change::remove(&addition.path),
+        };
+        files
+            .and_then(|files| self.change(sources, config, files))
+            .map_err(|error| format!("cannot remove service {name}: {error:#}"))?;
         Ok(format!("service {name} is removed"))
     }
 
-    /// Applies a configuration and keeps it; where it cannot be kept, the old one holds again.
-    /// Modes that were changed by command stay.
-    fn change(
-        &mut self,
-        sources: Sources,
-        config: Config,
-        keep: impl FnOnce() -> io::Result<()>,
-    ) -> anyhow::Result<()> {
-        let old = self.config.clone();
-        self.configure_beside(config)?;
-        if let Err(error) = keep() {
-            self.configure_beside(old).context("cannot take it back")?;
-            return Err(error).context("cannot write to the state directory");
-        }
+    /// Applies a configuration whose files are changed already. Modes that were changed by command
+    /// stay.
+    fn change(&mut self, sources: Sources, config: Config, files: Change) -> anyhow::Result<()> {
+        let config = self.with_old_sizes(config);
+        files.settle(self.configure_with(config, true))?;
         self.origins = sources.origins();
         self.sources = sources;
         Ok(())
-    }
-
-    fn configure_beside(&mut self, config: Config) -> anyhow::Result<()> {
-        let config = self.with_old_sizes(config);
-        self.configure_with(config, true)
     }
 }
 
@@ -170,32 +135,6 @@ fn text(service: &Map<String, Value>) -> Result<String, toml::ser::Error> {
     Ok(format!(
         "# Written by `synguard service add`; `synguard service remove` removes it.\n{table}"
     ))
-}
-
-/// The file, complete but for its name.
-fn stage(directory: &Path, addition: &Addition) -> anyhow::Result<NamedTempFile> {
-    let failed = || format!("cannot write {}", addition.path.display());
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
-        .with_context(failed)?;
-    if addition.path.exists() {
-        anyhow::bail!(
-            "{} exists, and was not there when the daemon read it: `synguard reload` reads it",
-            addition.path.display()
-        );
-    }
-    let mut file = NamedTempFile::new_in(directory).with_context(failed)?;
-    file.write_all(addition.text.as_bytes())
-        .and_then(|()| file.as_file().sync_all())
-        .with_context(failed)?;
-    Ok(file)
-}
-
-/// Makes names as durable as contents.
-fn sync(directory: &Path) -> io::Result<()> {
-    File::open(directory)?.sync_all()
 }
 
 #[cfg(test)]
