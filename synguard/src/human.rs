@@ -41,28 +41,35 @@ pub fn ago(now: u64, then: u64) -> String {
     humantime::format_duration(Duration::from_secs(elapsed / unit * unit)).to_string()
 }
 
-/// What clients are offered in the name of servers.
-pub fn offered(server: &ServerStatus) -> String {
-    let mut options = Vec::new();
-    for (is, name) in [
-        (server.timestamps, "timestamps"),
-        (server.sack, "SACK"),
-        (server.ecn, "ECN"),
-    ] {
-        if is {
-            options.push(name.to_owned());
-        }
-    }
-    if let Some(scale) = server.window_scale {
-        options.push(format!("window scale {scale}"));
-    }
-    if let Some(mss) = server.mss {
-        options.push(format!("MSS {mss}"));
-    }
-    let options = match options.as_slice() {
+/// TCP options that an end uses.
+pub fn options(
+    timestamps: bool,
+    sack: bool,
+    ecn: bool,
+    window_scale: Option<u8>,
+    mss: Option<u16>,
+) -> String {
+    let mut options: Vec<String> = [(timestamps, "timestamps"), (sack, "SACK"), (ecn, "ECN")]
+        .into_iter()
+        .filter_map(|(is, name)| is.then(|| name.to_owned()))
+        .collect();
+    options.extend(window_scale.map(|scale| format!("window scale {scale}")));
+    options.extend(mss.map(|mss| format!("MSS {mss}")));
+    match options.as_slice() {
         [] => "no options".to_owned(),
         options => options.join(", "),
-    };
+    }
+}
+
+/// What clients are offered in the name of servers.
+pub fn offered(server: &ServerStatus) -> String {
+    let options = options(
+        server.timestamps,
+        server.sack,
+        server.ecn,
+        server.window_scale,
+        server.mss,
+    );
     let source = match server.source.as_str() {
         "learned" => "learned from its servers",
         "configured" => "configured",

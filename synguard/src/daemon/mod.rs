@@ -117,10 +117,14 @@ async fn daemon(args: RunArgs) -> anyhow::Result<()> {
         flow_entries: config.flow_entries,
         verified_entries: config.verified_entries,
     };
+    let journal = config
+        .state
+        .as_deref()
+        .map_or_else(Journal::in_memory, Journal::open);
     let pins = startup::open_pins(config.pins.as_deref())?;
     let dataplane = match &pins {
         Some(pins) => {
-            if startup::drain_foreign(pins, &systemd)? {
+            if startup::drain_foreign(pins, &systemd, &journal)? {
                 // What was attached is so no more.
                 world = netlink.discover().await?;
             }
@@ -129,13 +133,10 @@ async fn daemon(args: RunArgs) -> anyhow::Result<()> {
         None => dataplane::load(&options)?,
     };
     if dataplane.adopted {
-        startup::compare_sizes(&options, &dataplane.maps);
+        let capacity = |table: &str| dataplane.maps.capacity(table);
+        startup::compare_sizes(&options, capacity, &journal);
     }
     let xdp_mode = config.xdp_mode;
-    let journal = config
-        .state
-        .as_deref()
-        .map_or_else(Journal::in_memory, Journal::open);
     let mut guard = Guard::start(Beginnings {
         journal: journal.clone(),
         config,

@@ -12,10 +12,11 @@ use tracing::{info, warn};
 use super::notify::Systemd;
 use crate::{
     dataplane::{
-        Maps, Options, Pins, attach,
+        Options, Pins, attach,
         error::MissingCapabilities,
         pins::{Found, PinError},
     },
+    journal::{Journal, What},
     model::Config,
 };
 
@@ -44,17 +45,16 @@ pub fn open_pins(directory: Option<&Path>) -> Result<Option<Pins>, PinError> {
 /// Drains and removes what a daemon of another version has left, whose tables we do not understand.
 ///
 /// Says whether there was any.
-pub fn drain_foreign(pins: &Pins, systemd: &Systemd) -> Result<bool, PinError> {
+pub fn drain_foreign(pins: &Pins, systemd: &Systemd, journal: &Journal) -> Result<bool, PinError> {
     let Found::Foreign { abi } = pins.find()? else {
         return Ok(false);
     };
-    warn!(
-        "the tables of another version (ABI {abi}) are in use: challenging nobody for up to {} s, until \
-         its spliced connections have ended",
-        DRAIN.as_secs()
-    );
+    journal.note(What::VersionDrainBegan {
+        abi,
+        patience_seconds: DRAIN.as_secs(),
+    });
     let mut told = None;
-    let left = pins.drain(DRAIN, |left| {
+    let cut = pins.drain(DRAIN, |left| {
         if told != Some(left) {
             told = Some(left);
             systemd.say(&format!(
@@ -63,24 +63,25 @@ pub fn drain_foreign(pins: &Pins, systemd: &Systemd) -> Result<bool, PinError> {
             info!("{left} spliced connections of the version before are left");
         }
     })?;
-    if left > 0 {
-        warn!("{left} spliced connections of the version before are cut");
-    }
     pins.clear()?;
+    journal.note(What::VersionDrainEnded { abi, cut });
     Ok(true)
 }
 
 /// Says what a configuration asks for that tables which are in use do not have.
-pub fn compare_sizes(options: &Options, maps: &Maps) {
-    for (name, asked) in [
+pub fn compare_sizes(options: &Options, capacity: impl Fn(&str) -> Option<u64>, journal: &Journal) {
+    for (table, configured) in [
         (map::HALF_OPEN, u64::from(options.half_open_entries)),
         (map::FLOWS, flow_places(options.flow_entries)),
         (map::VERIFIED, u64::from(options.verified_entries)),
     ] {
-        if maps.capacity(name).is_some_and(|have| have != asked) {
-            warn!(
-                "table {name} keeps its size while it is in use; `synguard detach --drain` and a restart change it"
-            );
+        match capacity(table) {
+            Some(capacity) if capacity != configured => journal.note(What::TableKeepsSize {
+                table: table.to_owned(),
+                capacity,
+                configured,
+            }),
+            _ => {}
         }
     }
 }
@@ -169,6 +170,37 @@ fn missing(have: impl Fn(Capability) -> bool) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::journal::{Event, Query};
+
+    #[test]
+    fn a_table_of_another_size_is_told_of() {
+        let options = Options {
+            half_open_entries: 1000,
+            flow_entries: 100,
+            verified_entries: 50,
+        };
+        let told = |capacity: fn(&str) -> Option<u64>| {
+            let journal = Journal::in_memory();
+            compare_sizes(&options, capacity, &journal);
+            let events = journal.select(&Query::default()).into_iter();
+            let told = |event: &Event| (event.kind.clone(), event.message.clone());
+            events.map(|event| told(&event)).collect::<Vec<_>>()
+        };
+        assert!(told(|_| None).is_empty());
+        let as_asked = |table: &str| match table {
+            map::HALF_OPEN => Some(1000),
+            map::FLOWS => Some(flow_places(100)),
+            _ => Some(50),
+        };
+        assert!(told(as_asked).is_empty());
+        let (kind, message) = told(|table| (table == map::VERIFIED).then_some(64)).remove(0);
+        assert_eq!(kind, "table_keeps_size");
+        assert_eq!(
+            message,
+            "table VERIFIED keeps its 64 entries while it is in use, though 50 are configured: \
+             `synguard detach --drain` and a restart change it"
+        );
+    }
 
     #[test]
     fn an_interface_named_twice_is_guarded_once() {

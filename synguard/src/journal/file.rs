@@ -112,10 +112,11 @@ impl Writer {
     }
 }
 
-/// The way to the thread that writes.
+/// The way to the thread that writes. When it is dropped everything is written, unless the disk hangs.
 #[derive(Debug)]
 pub(super) struct Pen {
-    events: SyncSender<Arc<Event>>,
+    /// Taken when no more are to come.
+    events: Option<SyncSender<Arc<Event>>>,
     /// Disconnected once everything is written.
     done: Receiver<()>,
 }
@@ -147,17 +148,23 @@ impl Pen {
                     }
                 }
             })?;
-        Ok(Self { events, done })
+        Ok(Self {
+            events: Some(events),
+            done,
+        })
     }
 
     /// Has an event written, unless too many wait: it is in memory and in the log all the same.
     pub(super) fn write(&self, event: Arc<Event>) {
-        drop(self.events.try_send(event));
+        if let Some(events) = &self.events {
+            drop(events.try_send(event));
+        }
     }
+}
 
-    /// Waits until everything is written, but not for a disk that hangs.
-    pub(super) fn put_down(self) {
-        drop(self.events);
+impl Drop for Pen {
+    fn drop(&mut self) {
+        self.events = None;
         if self.done.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
             warn!("the last events are not written yet: the disk is slow");
         }

@@ -3,10 +3,13 @@
 //! All of it is said through [`Journal::note`], which also writes the line of the log, so that
 //! log and journal never differ. The newest events are in memory ([`ring`]); all but the routine
 //! ones are in a file of the state directory too ([`file`]), which a new daemon reads, so that
-//! numbers go on. [`event`] has the kinds and what is told of each.
+//! numbers go on. [`kinds`] is the list of what can happen; what is new
+//! there is everywhere.
 
+mod details;
 mod event;
 mod file;
+mod kinds;
 mod ring;
 mod time;
 
@@ -19,8 +22,10 @@ use std::{
 use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 
-pub use event::{Drained, End, Event, Kind, Level, Totals, What};
+pub use details::{Drained, End, Totals};
+pub use event::{Event, Level};
 pub use file::{NAME as FILE_NAME, OLD_NAME as OLD_FILE_NAME};
+pub use kinds::{Kind, What};
 pub use ring::Query;
 pub use time::Timestamp;
 
@@ -105,6 +110,17 @@ impl Journal {
         self.state().ring.select(query)
     }
 
+    /// The last event of this kind about this service, as long as it is remembered.
+    pub fn latest(&self, kind: Kind, service: &str) -> Option<Arc<Event>> {
+        let query = Query {
+            kind: Some(kind),
+            service: Some(service.to_owned()),
+            limit: Some(1),
+            ..Query::default()
+        };
+        self.select(&query).pop()
+    }
+
     /// The events that are asked for, and then those to come.
     pub fn follow(&self, query: Query) -> Follower {
         Follower {
@@ -115,12 +131,12 @@ impl Journal {
         }
     }
 
-    /// Waits until everything is written; what is noted afterwards is not.
+    /// Waits until everything is written; what is noted afterwards is not. The last handle does so
+    /// too when it is dropped.
     pub fn close(&self) {
         let pen = self.state().pen.take();
-        if let Some(pen) = pen {
-            pen.put_down();
-        }
+        // Others may note while we wait.
+        drop(pen);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

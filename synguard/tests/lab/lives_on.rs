@@ -279,6 +279,10 @@ fn another_version_is_drained() {
     guard.wait_until_ready();
     let log = guard.process.log();
     assert!(!log.contains("are cut"), "{log}");
+    let told = guard.told(&["events", "--json", "--kind", "version_drain_began"]);
+    assert!(told.contains("\"abi\":999"), "{told}");
+    let told = guard.told(&["events", "--json", "--kind", "version_drain_ended"]);
+    assert!(told.contains("\"cut\":0"), "{told}");
     // The first one passes: the new tables know nothing of the server yet.
     for _ in 0..2 {
         exchange(&site.connect(site.dial(false, HTTP)), 100);
