@@ -8,7 +8,7 @@ use synguard_common::{
 
 use crate::{
     dataplane::stats,
-    journal::{End, Journal, Kind, Query, Totals, What},
+    journal::{End, Journal, Kind, Totals, What},
     model::Mode,
 };
 
@@ -58,17 +58,8 @@ impl Attack {
 
     /// One that an earlier daemon has told of, in so far as the journal knows how it began.
     pub fn resumed(began: u64, mode: Mode, service: &str, journal: &Journal) -> Option<Self> {
-        let latest = |kind| {
-            let query = Query {
-                kind: Some(kind),
-                service: Some(service.to_owned()),
-                limit: Some(1),
-                ..Query::default()
-            };
-            journal.select(&query).pop()
-        };
-        let told = latest(Kind::AttackBegan)?;
-        let ended = latest(Kind::AttackEnded);
+        let told = journal.latest(Kind::AttackBegan, service)?;
+        let ended = journal.latest(Kind::AttackEnded, service);
         if ended.is_some_and(|ended| ended.seq > told.seq) {
             return None;
         }

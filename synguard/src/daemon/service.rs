@@ -15,9 +15,10 @@ use super::{
 use crate::{
     config::cover,
     dataplane::{states::SharedState, stats, tables::Target},
-    journal::{End, Journal, What},
+    journal::{self, End, Journal, What},
     model::{Addresses, Mode, Server, ServerOffer, ServerStatus, Service},
 };
+use serde_json::Value;
 use synguard_common::{
     abi::{
         MODE_ADAPTIVE, MODE_ALWAYS, MODE_OBSERVE, OFFER_ECN, OFFER_SACK, OFFER_TIMESTAMPS,
@@ -100,6 +101,7 @@ impl Running {
                 .then(|| clock::wall_seconds().saturating_sub(guarded_for / 1_000_000_000)),
             calmed_total: calmed,
             guarded_count: state.guarded_count,
+            profile: told_profile(&service.name, journal),
             ..Self::new(number, service)
         }
     }
@@ -362,6 +364,15 @@ impl Running {
     }
 }
 
+/// What was told last of what its servers offer: with the tables that is taken over.
+fn told_profile(service: &str, journal: &Journal) -> Option<ServerStatus> {
+    let told = journal.latest(journal::Kind::ProfileLearned, service)?;
+    let mut details = told.details.clone();
+    details.insert("source".to_owned(), "learned".into());
+    details.insert("withheld".to_owned(), Value::Array(Vec::new()));
+    serde_json::from_value(Value::Object(details)).ok()
+}
+
 /// All that servers are let offer.
 const EVERY_OFFER: u32 = OFFER_TIMESTAMPS | OFFER_SACK | OFFER_WINDOW_SCALE | OFFER_ECN;
 
@@ -382,7 +393,7 @@ mod tests {
     use synguard_common::abi::{ADMISSION_LOCAL, ADMISSION_PROXY, ADMISSION_RESET};
 
     use super::*;
-    use crate::{config::built_in, dataplane::stats::ZERO};
+    use crate::{config::built_in, dataplane::stats::ZERO, journal::Query};
 
     const SECOND: u64 = 1_000_000_000;
 
@@ -441,6 +452,63 @@ mod tests {
                 1400
             )
         );
+    }
+
+    #[test]
+    fn what_servers_offer_is_told_when_it_is_news() {
+        let journal = Journal::in_memory();
+        let learned = ServerStatus {
+            source: "learned".into(),
+            sack: true,
+            window_scale: Some(7),
+            mss: Some(1400),
+            ..ServerStatus::default()
+        };
+        let with_ecn = ServerStatus {
+            ecn: true,
+            ..learned.clone()
+        };
+        let withheld = ServerStatus {
+            withheld: vec!["sack".into()],
+            ..learned.clone()
+        };
+        let of = |source: &str| ServerStatus {
+            source: source.into(),
+            ..with_ecn.clone()
+        };
+        let mut running = running(Mode::Always);
+        for (seen, news) in [
+            (of("unknown"), vec![]),
+            (of("configured"), vec![]),
+            (learned.clone(), vec!["profile_learned"]),
+            (learned.clone(), vec![]),
+            (withheld.clone(), vec!["profile_withheld"]),
+            (withheld, vec![]),
+            (learned.clone(), vec![]),
+            (with_ecn.clone(), vec!["profile_learned"]),
+        ] {
+            let before = journal.select(&Query::default()).len();
+            running.follow_profile(seen.clone(), &journal);
+            let events = journal.select(&Query::default()).split_off(before);
+            let kinds: Vec<&str> = events.iter().map(|event| event.kind.as_str()).collect();
+            assert_eq!(kinds, news, "{seen:?}");
+        }
+        let told = journal.latest(journal::Kind::ProfileLearned, "default");
+        let told = told.unwrap();
+        let details = serde_json::json!({
+            "timestamps": false, "sack": true, "window_scale": 7, "ecn": true, "mss": 1400,
+        });
+        assert_eq!(Value::Object(told.details.clone()), details);
+
+        // The next daemon finds it as it was told, or otherwise.
+        let state = SharedState::default().read();
+        let service = running.service.clone();
+        let mut next = Running::resumed(1, service, &state, 0, &journal);
+        let before = journal.select(&Query::default()).len();
+        next.follow_profile(with_ecn, &journal);
+        assert_eq!(journal.select(&Query::default()).len(), before);
+        next.follow_profile(learned, &journal);
+        assert_eq!(journal.select(&Query::default()).len(), before + 1);
     }
 
     #[test]
