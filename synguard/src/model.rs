@@ -272,7 +272,8 @@ pub struct ServiceStatus {
     pub packets: Vec<ReasonCount>,
     /// The same for what mode observe would have done.
     pub observed: Vec<ReasonCount>,
-    /// Handshake round trips: upper bound in seconds (none for the last) and count, not cumulative.
+    /// Round trips between our SYN-ACK and its ACK, of clients with timestamps, where admission is
+    /// `local`: upper bound in seconds (none for the last) and count, not cumulative.
     pub rtt: Vec<(Option<f64>, u64)>,
     /// Sum of the round trips in seconds.
     pub rtt_sum: f64,

@@ -21,7 +21,7 @@ use crate::{
 /// Samples kept for sparklines: more than terminals are wide.
 pub const HISTORY: usize = 512;
 /// Intervals that round trips are summed over.
-const RTT_INTERVALS: usize = 60;
+pub const RTT_INTERVALS: usize = 60;
 
 /// Everything that is shown.
 #[derive(Clone, Debug)]

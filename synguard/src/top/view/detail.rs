@@ -14,7 +14,7 @@ use crate::{
     model::ServiceStatus,
     top::{
         look::Look,
-        model::{ReasonRate, Series, Track},
+        model::{RTT_INTERVALS, ReasonRate, Series, Track},
     },
 };
 
@@ -98,15 +98,19 @@ fn facts(status: &ServiceStatus, track: &Track) -> Vec<String> {
         ),
     ];
     facts.extend(status.server.as_ref().map(offered));
-    facts.push(match track.round_trips(status) {
-        None => "no handshake timed in the last 60 intervals".to_owned(),
-        Some(trips) => format!(
+    match track.round_trips(status) {
+        Some(trips) => facts.push(format!(
             "round trips: half within {}, 99 % within {} (of the last {})",
             milliseconds(trips.median, status),
             milliseconds(trips.p99, status),
             count(trips.count)
-        ),
-    });
+        )),
+        // No other admission times any.
+        None if status.admission == "local" => facts.push(format!(
+            "no handshake timed in the last {RTT_INTERVALS} intervals"
+        )),
+        None => {}
+    }
     let mut past = format!(
         "turned guarded {}, calm again {}; {} half-open given up, {} released",
         times(status.guarded_total),
