@@ -389,6 +389,22 @@ pub struct MapFill {
     pub capacity: u64,
 }
 
+impl MapFill {
+    /// Percent from which on somebody should look.
+    pub const NEARLY_FULL: u64 = 80;
+
+    /// How full it is.
+    pub fn percent(&self) -> u64 {
+        let hundredfold = self.entries.saturating_mul(100);
+        hundredfold.checked_div(self.capacity).unwrap_or(0)
+    }
+
+    /// Whether somebody should look.
+    pub fn is_nearly_full(&self) -> bool {
+        self.percent() >= Self::NEARLY_FULL
+    }
+}
+
 impl fmt::Display for Admission {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

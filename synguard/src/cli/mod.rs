@@ -31,8 +31,12 @@ use serde::Serialize;
 
 use crate::{
     config::{DEFAULT_SOCKET, Error as ConfigError},
-    control::client::{Client, ClientError},
+    control::{
+        Done,
+        client::{Client, ClientError},
+    },
     daemon::NoInterface,
+    model::Snapshot,
 };
 
 const EXIT_CODES: &str = "\
@@ -142,6 +146,11 @@ impl Daemon {
             .context("cannot start the client")?;
         runtime.block_on(exchange(Client::new(&self.socket)))
     }
+
+    /// What it knows.
+    fn status(&self) -> anyhow::Result<Snapshot> {
+        self.talk(|client| async move { Ok(client.status().await?) })
+    }
 }
 
 fn exit_code(error: &anyhow::Error) -> ExitCode {
@@ -175,6 +184,14 @@ fn print(text: &str) -> anyhow::Result<()> {
     stdout.write_all(text.as_bytes())?;
     stdout.flush()?;
     Ok(())
+}
+
+/// Prints what was done.
+fn print_done(done: &Done, json: bool) -> anyhow::Result<()> {
+    if json {
+        return print_json(done);
+    }
+    print(&format!("{}\n", done.message))
 }
 
 /// Prints what a program reads.

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{Daemon, print, print_json};
+use super::{Daemon, print_done};
 use crate::model::Mode;
 
 /// Change the mode of a service, or of all, until the next reload.
@@ -36,9 +36,6 @@ impl SetMode {
         let done = self
             .daemon
             .talk(|client| async move { Ok(client.set_mode(service, self.mode).await?) })?;
-        if self.json {
-            return print_json(&done);
-        }
-        print(&format!("{}\n", done.message))
+        print_done(&done, self.json)
     }
 }

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{Daemon, print, print_json};
+use super::{Daemon, print_done};
 
 /// Make the running daemon read its configuration file again: whole or not at all.
 #[derive(Debug, Args)]
@@ -21,9 +21,6 @@ impl Reload {
         let done = self
             .daemon
             .talk(|client| async move { Ok(client.reload().await?) })?;
-        if self.json {
-            return print_json(&done);
-        }
-        print(&format!("{}\n", done.message))
+        print_done(&done, self.json)
     }
 }

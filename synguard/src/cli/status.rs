@@ -34,9 +34,7 @@ pub(super) struct Status {
 
 impl Status {
     pub(super) fn execute(self) -> anyhow::Result<()> {
-        let snapshot = self
-            .daemon
-            .talk(|client| async move { Ok(client.status().await?) })?;
+        let snapshot = self.daemon.status()?;
         if self.json {
             return print_json(&snapshot);
         }
@@ -239,16 +237,15 @@ fn flows(flows: &FlowStatus) -> Option<String> {
 fn maps(snapshot: &Snapshot, colours: bool) -> Table {
     let mut table = table(&["TABLE", "ENTRIES", "CAPACITY", "FULL"], colours);
     for map in &snapshot.maps {
-        let percent = (100 * map.entries).checked_div(map.capacity).unwrap_or(0);
-        let full = Cell::new(format!("{percent} %"));
+        let full = Cell::new(format!("{} %", map.percent()));
         table.add_row([
             Cell::new(&map.name),
             Cell::new(map.entries),
             Cell::new(map.capacity),
-            if percent < 80 {
-                full
-            } else {
+            if map.is_nearly_full() {
                 full.fg(Color::Red)
+            } else {
+                full
             },
         ]);
     }

@@ -7,9 +7,7 @@ use crate::{
     model::MapFill,
 };
 
-/// Share in hundredths at which a table is nearly full.
-const NEARLY_FULL: u64 = 80;
-/// Share below which it has room again.
+/// Percent below which a table has room again.
 const HAS_ROOM: u64 = 70;
 
 /// Tables that are nearly full.
@@ -19,24 +17,15 @@ pub struct Room(BTreeSet<String>);
 impl Room {
     /// Says what has changed.
     pub fn observe(&mut self, tables: &[MapFill], journal: &Journal) {
-        for MapFill {
-            name,
-            entries,
-            capacity,
-        } in tables
-        {
-            let (table, entries, capacity) = (name.clone(), *entries, *capacity);
-            let hundredths = entries
-                .saturating_mul(100)
-                .checked_div(capacity)
-                .unwrap_or(0);
-            if hundredths >= NEARLY_FULL && self.0.insert(table.clone()) {
+        for fill in tables {
+            let (table, entries, capacity) = (fill.name.clone(), fill.entries, fill.capacity);
+            if fill.is_nearly_full() && self.0.insert(table.clone()) {
                 journal.note(What::TableNearlyFull {
                     table,
                     entries,
                     capacity,
                 });
-            } else if hundredths < HAS_ROOM && self.0.remove(&table) {
+            } else if fill.percent() < HAS_ROOM && self.0.remove(&table) {
                 journal.note(What::TableHasRoom {
                     table,
                     entries,

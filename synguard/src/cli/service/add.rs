@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::{Daemon, print, print_json};
+use super::{Daemon, print_done};
 use crate::{control::ServiceRequest, model::Mode};
 
 /// Add a service to the running daemon.
@@ -81,10 +81,7 @@ impl Add {
         let done = self
             .daemon
             .talk(|client| async move { Ok(client.add_service(&request).await?) })?;
-        if self.json {
-            return print_json(&done);
-        }
-        print(&format!("{}\n", done.message))
+        print_done(&done, self.json)
     }
 
     /// What is asked for, with the keys of the file. The daemon says what is wrong with values.

@@ -34,9 +34,7 @@ pub(super) struct List {
 
 impl List {
     pub(super) fn execute(self) -> anyhow::Result<()> {
-        let snapshot = self
-            .daemon
-            .talk(|client| async move { Ok(client.status().await?) })?;
+        let snapshot = self.daemon.status()?;
         if self.json {
             return print_json(&snapshot.services);
         }

@@ -6,7 +6,7 @@ mod show;
 
 use clap::{Args, Subcommand};
 
-use super::{Daemon, print, print_json};
+use super::{Daemon, print, print_done, print_json};
 use crate::model::{ServiceStatus, Snapshot};
 
 /// Look at the services of the running daemon; add and remove some.
@@ -58,10 +58,7 @@ impl Remove {
         let done = self
             .daemon
             .talk(|client| async move { Ok(client.remove_service(&self.name).await?) })?;
-        if self.json {
-            return print_json(&done);
-        }
-        print(&format!("{}\n", done.message))
+        print_done(&done, self.json)
     }
 }
 

@@ -37,9 +37,7 @@ pub(super) struct Show {
 
 impl Show {
     pub(super) fn execute(self) -> anyhow::Result<()> {
-        let snapshot = self
-            .daemon
-            .talk(|client| async move { Ok(client.status().await?) })?;
+        let snapshot = self.daemon.status()?;
         let service = find(&snapshot, &self.name)?;
         if self.json {
             return print_json(service);

@@ -13,8 +13,6 @@ use crate::{
     model::{Mode, Snapshot},
 };
 
-/// Fill of a table, in percent, that is worth a warning.
-const NEARLY_FULL: u64 = 80;
 /// Seconds that a key may be late before it is worth a warning.
 const LATE: u64 = 5;
 
@@ -108,10 +106,10 @@ fn keys(scene: &Scene<'_>, width: usize) -> Line<'static> {
         let Some(fill) = found.filter(|fill| fill.entries > 0 || map == "HALF_OPEN") else {
             continue;
         };
-        let style = if percent(fill.entries, fill.capacity) < NEARLY_FULL {
-            Style::new()
-        } else {
+        let style = if fill.is_nearly_full() {
             scene.look.bad()
+        } else {
+            Style::new()
         };
         let space = if right.is_empty() { "" } else { "  " };
         right.push(Span::styled(format!("{space}{what} "), scene.look.faint()));
@@ -169,8 +167,8 @@ pub(super) fn warnings(scene: &Scene<'_>) -> Vec<(Style, String)> {
         warnings.push((bad, format!("no key ahead is in place: {after}")));
     }
     for map in &snapshot.maps {
-        let full = percent(map.entries, map.capacity);
-        if full >= NEARLY_FULL {
+        if map.is_nearly_full() {
+            let full = map.percent();
             warnings.push((bad, format!("table {} is {full} % full", map.name)));
         }
     }
@@ -190,10 +188,6 @@ pub(super) fn warnings(scene: &Scene<'_>) -> Vec<(Style, String)> {
 fn key_age(snapshot: &Snapshot, now: u64) -> u64 {
     let keys = &snapshot.keys;
     now.saturating_sub(keys.epoch.saturating_mul(keys.epoch_seconds))
-}
-
-fn percent(entries: u64, capacity: u64) -> u64 {
-    (100 * entries).checked_div(capacity).unwrap_or(0)
 }
 
 /// A rate in at most five characters; small ones have a decimal.
