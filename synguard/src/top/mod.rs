@@ -184,6 +184,8 @@ impl Live {
                 self.model.update(snapshot, answer.at);
                 self.failure = None;
             }
+            // That it is waited for is said before it is given up and asked again.
+            Err(ClientError::Hangs { .. }) => self.failure = None,
             Err(error) => self.failure = Some(crate::one_line(&error.to_string())),
         }
     }
