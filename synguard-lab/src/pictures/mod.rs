@@ -32,7 +32,11 @@ enum Picture {
     /// The Grafana dashboard, as a real Prometheus fills it in a minute and a half, as SVG
     Dashboard,
     /// `synguard top` while a flood lasts, as SVG
-    Top,
+    Top {
+        /// Of a short flood: only to see that it can be made
+        #[arg(long)]
+        brief: bool,
+    },
 }
 
 /// Prints a picture; what goes wrong is one line.
@@ -55,7 +59,7 @@ fn run(args: &Args) -> Result<()> {
     let synguard = crate::guard::binary(args.synguard.as_deref())?;
     let picture = match args.picture {
         Picture::Dashboard => dashboard::picture(&synguard)?,
-        Picture::Top => top::picture(&synguard)?,
+        Picture::Top { brief } => top::picture(&synguard, brief)?,
     };
     io::stdout()
         .write_all(picture.as_bytes())

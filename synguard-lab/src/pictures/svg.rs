@@ -88,21 +88,23 @@ fn runs(buffer: &Buffer, y: u16) -> Vec<Run> {
 fn draw(out: &mut String, run: &Run, left: f32, top: f32) {
     let length = run.text.chars().count() as f32 * WIDTH;
     if run.paper != PAPER {
-        rect(out, left, top, length, HEIGHT, run.paper);
+        rect(out, left, top, length, HEIGHT, run.paper, "");
     }
+    let dim = if run.modifier.contains(Modifier::DIM) {
+        " opacity=\"0.65\""
+    } else {
+        ""
+    };
     let shapes = run.text.chars().map(shape);
     if let Some(shapes) = shapes.collect::<Option<Vec<_>>>() {
-        for (i, (from, to)) in shapes.into_iter().enumerate() {
-            let x = left + i as f32 * WIDTH;
+        let mut x = left;
+        for same in shapes.chunk_by(PartialEq::eq) {
+            let (from, to) = same[0];
+            let width = same.len() as f32 * WIDTH;
+            let (top, height) = (top + from * HEIGHT, (to - from) * HEIGHT);
             // They overlap, so that no seam is seen between them.
-            rect(
-                out,
-                x,
-                top + from * HEIGHT,
-                WIDTH + 0.3,
-                (to - from) * HEIGHT,
-                run.ink,
-            );
+            rect(out, x, top, width + 0.3, height, run.ink, dim);
+            x += width;
         }
         return;
     }
@@ -114,29 +116,27 @@ fn draw(out: &mut String, run: &Run, left: f32, top: f32) {
         return;
     }
     let length = text.chars().count() as f32 * WIDTH;
-    let mut style = String::new();
-    if run.modifier.contains(Modifier::BOLD) {
-        style.push_str(" font-weight=\"bold\"");
-    }
-    if run.modifier.contains(Modifier::DIM) {
-        style.push_str(" opacity=\"0.65\"");
-    }
+    let bold = if run.modifier.contains(Modifier::BOLD) {
+        " font-weight=\"bold\""
+    } else {
+        ""
+    };
     let baseline = top + BASELINE;
     // Writing to a string cannot fail.
     let _ = writeln!(
         out,
         "<text x=\"{left:.1}\" y=\"{baseline:.1}\" textLength=\"{length:.1}\" \
-         lengthAdjust=\"spacingAndGlyphs\" xml:space=\"preserve\" fill=\"{}\"{style}>{}</text>",
+         lengthAdjust=\"spacingAndGlyphs\" xml:space=\"preserve\" fill=\"{}\"{bold}{dim}>{}</text>",
         run.ink,
         escaped(text)
     );
 }
 
-fn rect(out: &mut String, x: f32, y: f32, width: f32, height: f32, fill: &str) {
+fn rect(out: &mut String, x: f32, y: f32, width: f32, height: f32, fill: &str, style: &str) {
     // Writing to a string cannot fail.
     let _ = writeln!(
         out,
-        "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" fill=\"{fill}\"/>"
+        "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" fill=\"{fill}\"{style}/>"
     );
 }
 
@@ -198,6 +198,7 @@ mod tests {
         buffer.set_string(1, 0, "a<b & c", Style::new().fg(Color::Yellow));
         buffer.set_string(10, 0, "▄█", Style::new());
         buffer.set_string(0, 1, "x", Style::new().add_modifier(Modifier::REVERSED));
+        buffer.set_string(3, 1, "─", Style::new().add_modifier(Modifier::DIM));
         let svg = render(&buffer, "T&T");
         assert_eq!(
             lines(&svg)[1..],
@@ -210,6 +211,8 @@ mod tests {
                 "<rect x=\"10.0\" y=\"27.0\" width=\"8.4\" height=\"17.0\" fill=\"#d4d7dd\"/>",
                 "<text x=\"10.0\" y=\"40.0\" textLength=\"8.4\" lengthAdjust=\"spacingAndGlyphs\" \
                  xml:space=\"preserve\" fill=\"#16181d\">x</text>",
+                "<rect x=\"35.2\" y=\"35.0\" width=\"8.7\" height=\"1.0\" fill=\"#d4d7dd\" \
+                 opacity=\"0.65\"/>",
                 "</svg>",
             ]
         );

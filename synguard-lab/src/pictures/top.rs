@@ -29,15 +29,17 @@ use crate::{
 /// Services: name, port, legitimate connections per second.
 const SERVICES: [(&str, u16, u32); 3] = [("web", 80, 400), ("api", 8080, 60), ("mail", 25, 5)];
 /// What one of them has to stand: seconds and SYNs per second, one after the other.
-const FLOODS: [(u64, u64); 4] = [(8, 0), (4, 40_000), (4, 90_000), (8, 150_000)];
+const FLOODS: &[(u64, u64)] = &[(8, 0), (4, 40_000), (4, 90_000), (8, 150_000)];
+const BRIEFLY: &[(u64, u64)] = &[(2, 20_000)];
 const DELAY: Duration = Duration::from_secs(1);
 
 /// The picture, as SVG.
-pub fn picture(synguard: &Path) -> Result<String> {
+pub(super) fn picture(synguard: &Path, brief: bool) -> Result<String> {
+    let floods = if brief { BRIEFLY } else { FLOODS };
     let edge = Edge::new(EdgeOptions::default())?;
     let mut config = String::new();
     let (mut servers, mut clients) = (Vec::new(), Vec::new());
-    let all: u64 = FLOODS.iter().map(|(seconds, _)| seconds).sum();
+    let all: u64 = floods.iter().map(|(seconds, _)| seconds).sum();
     for (name, port, connections) in SERVICES {
         let options = ServerOptions {
             port,
@@ -70,7 +72,7 @@ pub fn picture(synguard: &Path) -> Result<String> {
 
     let (first, at) = ask()?;
     let mut model = Model::new(first, at);
-    for (seconds, rate) in FLOODS {
+    for &(seconds, rate) in floods {
         let flood = match rate {
             0 => None,
             rate => Some(edge.flood(FloodSpec {

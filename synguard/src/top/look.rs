@@ -5,9 +5,10 @@
 
 use ratatui::style::{Color, Modifier, Style};
 
-/// Eighths, the lowest first; nothing is the lowest too, so that it differs from a gap.
-const BLOCKS: [&str; 8] = ["▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"];
-const LETTERS: [&str; 8] = ["_", ".", ":", "-", "=", "+", "*", "#"];
+/// Eighths, the lowest first; nothing is the lowest too, so that it differs from a gap. The highest is
+/// short of the row above, whose graph may stand there.
+const BLOCKS: [&str; 7] = ["▁", "▂", "▃", "▄", "▅", "▆", "▇"];
+const LETTERS: [&str; 7] = ["_", ".", ":", "-", "=", "+", "#"];
 
 /// How to draw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,8 +179,8 @@ mod tests {
     #[test]
     fn sparklines_tell_nothing_little_much_and_unknown_apart() {
         let samples = [None, Some(0.0), Some(1.0), Some(500_000.0), Some(1e6)];
-        assert_eq!(UNICODE.sparkline(samples.into_iter(), 1e6), " ▁▂▅█");
-        assert_eq!(ASCII.sparkline(samples.into_iter(), 1e6), " _.=#");
+        assert_eq!(UNICODE.sparkline(samples.into_iter(), 1e6), " ▁▂▄▇");
+        assert_eq!(ASCII.sparkline(samples.into_iter(), 1e6), " _.-#");
         assert_eq!(ASCII.sparkline([Some(0.0)].into_iter(), 0.0), "_");
         assert_eq!(ASCII.sparkline([Some(9.0)].into_iter(), 3.0), "#");
     }

@@ -113,7 +113,7 @@ fn a_service_has_its_row() {
     assert_eq!(
         row,
         [
-            "web", "guarded", "45s", "1.2M", "1.2M", "1500", "0", "700/2000", "█"
+            "web", "guarded", "45s", "1.2M", "1.2M", "1500", "0", "700/2000", "▇"
         ]
     );
     let row: Vec<_> = line(&lines, "rest ").split_whitespace().collect();
