@@ -23,7 +23,7 @@ pub enum Level {
 /// reading it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Event {
-    /// Its number: one more than that of the event before.
+    /// Its number: greater than that of any event before.
     pub seq: u64,
     /// When it happened (RFC 3339, UTC).
     pub time: Timestamp,

@@ -49,9 +49,14 @@ pub(super) struct Ring {
 }
 
 impl Ring {
-    /// The number of the last event; 0 before the first.
+    /// The last number that is taken; 0 before the first.
     pub(super) fn last(&self) -> u64 {
         self.last
+    }
+
+    /// Gives nobody the next `numbers`.
+    pub(super) fn skip(&mut self, numbers: u64) {
+        self.last = self.last.saturating_add(numbers);
     }
 
     pub(super) fn push(&mut self, event: Arc<Event>) {

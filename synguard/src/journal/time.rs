@@ -23,6 +23,11 @@ impl Timestamp {
         Self::from(SystemTime::now())
     }
 
+    /// Whole seconds from `earlier` to this; none where it is later.
+    pub const fn seconds_since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0) / 1000
+    }
+
     /// This much earlier.
     pub fn before(self, by: Duration) -> Self {
         let by = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
