@@ -91,7 +91,7 @@ fn render(service: &ServiceStatus, now: u64, colours: bool) -> Result<String, fm
         format!("{}, {:.0} a second now", service.syns, service.syn_rate),
     )?;
     line(
-        "since the start",
+        "in all",
         format!(
             "{} times guarded, {} times calm again, {} half-open connections given up, {} of them released",
             service.guarded_total,
