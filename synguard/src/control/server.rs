@@ -25,8 +25,8 @@ use crate::{
     model::{InterfaceStatus, Snapshot},
 };
 
-/// Largest request body; the largest legitimate one is a few hundred bytes.
-const BODY_LIMIT: usize = 16 * 1024;
+/// Largest request body: a service may have thousands of prefixes.
+const BODY_LIMIT: usize = 1024 * 1024;
 
 /// Serves the control API until `shutdown` resolves and running requests are answered; then the
 /// socket's file is gone.
