@@ -11,6 +11,7 @@ use std::{
 use http_body_util::{BodyExt, Full};
 use hyper::{Request, body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
+use socket2::{Domain, SockAddr, Socket, Type};
 use synguard::{
     control::{
         self, Command, DetachHow, DetachRequest, EventsRequest, Handle, ServiceRequest,
@@ -468,6 +469,19 @@ async fn a_daemon_that_hangs_is_told_of_in_time() {
     // What may reset a link may take longer.
     let error = client.attach("eth0").await.unwrap_err();
     assert_eq!(error.to_string(), hangs(30));
+}
+
+#[tokio::test]
+async fn a_queue_full_of_those_who_gave_up_is_told_of() {
+    let (_directory, socket) = directory();
+    let listener = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+    listener.bind(&SockAddr::unix(&socket).unwrap()).unwrap();
+    listener.listen(0).unwrap();
+    // It has room for one more than it says.
+    let _first = UnixStream::connect(&socket).await.unwrap();
+    let error = Client::new(&socket).status().await.unwrap_err();
+    assert!(matches!(error, ClientError::Full(_)), "{error}");
+    assert!(error.is_unreachable());
 }
 
 /// A daemon that answers with the head of an answer, and then with `said` at these seconds.

@@ -126,7 +126,12 @@ async fn reconnect(client: &Client, request: &EventsRequest) -> Result<Stream, C
         tokio::time::sleep(RETRY).await;
         match client.events(request).await {
             // One that is starting accepts connections, and answers when it is ready.
-            Err(ClientError::NoDaemon(_) | ClientError::Ended(_) | ClientError::Hangs { .. }) => {}
+            Err(
+                ClientError::NoDaemon(_)
+                | ClientError::Ended(_)
+                | ClientError::Hangs { .. }
+                | ClientError::Full(_),
+            ) => {}
             other => return other,
         }
     }

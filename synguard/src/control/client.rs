@@ -52,6 +52,9 @@ pub enum ClientError {
         /// What it had.
         patience: Duration,
     },
+    /// The daemon hangs, and those who gave up fill the queue.
+    #[error("the daemon on {0} accepts no more connections: it hangs")]
+    Full(PathBuf),
     /// The daemon ended, or closed the connection, before it answered.
     #[error("the daemon on {0} ended before it answered: see its log for the reason")]
     Ended(PathBuf),
@@ -219,6 +222,7 @@ impl Client {
                     ClientError::NoDaemon(self.socket.clone())
                 }
                 io::ErrorKind::PermissionDenied => ClientError::Denied(self.socket.clone()),
+                io::ErrorKind::WouldBlock => ClientError::Full(self.socket.clone()),
                 _ => self.strange(e),
             })?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
