@@ -1,15 +1,11 @@
 //! `synguard check`: what on this machine helps or hinders.
 
-use std::{
-    env,
-    io::{self, IsTerminal as _},
-    path::PathBuf,
-};
+use std::path::PathBuf;
 
 use anyhow::bail;
 use clap::Args;
 
-use super::print;
+use super::{colours, print, print_json};
 use crate::check::{Report, Request, probe, render};
 
 /// Say whether this machine and its interfaces can run synguard, and what would be right.
@@ -48,11 +44,9 @@ impl Check {
         })?;
         let report = Report::of(&facts);
         if self.json {
-            print(&format!("{}\n", serde_json::to_string_pretty(&report)?))?;
+            print_json(&report)?;
         } else {
-            // https://no-color.org: set, and not empty.
-            let plain = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-            print(&render(&report, io::stdout().is_terminal() && !plain)?)?;
+            print(&render(&report, colours())?)?;
         }
         if !report.ok {
             bail!("failed: {}", report.failures().join(", "));

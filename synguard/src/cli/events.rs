@@ -1,13 +1,13 @@
 //! `synguard events`: what happened, and what happens.
 
 use std::{
-    io::{self, IsTerminal, Write as _},
+    io::{self, Write as _},
     time::{Duration, SystemTime},
 };
 
 use clap::Args;
 
-use super::{Daemon, print, status::fold};
+use super::{Daemon, colours, print, status::fold};
 use crate::{
     control::{
         EventsRequest,
@@ -115,7 +115,7 @@ impl Events {
         if self.json {
             return print(&format!("{}\n", serde_json::to_string(event)?));
         }
-        print(&render(event, io::stdout().is_terminal())?)
+        print(&render(event, colours())?)
     }
 }
 

@@ -19,8 +19,9 @@ mod top;
 mod tune;
 
 use std::{
+    env,
     future::Future,
-    io::{self, Write},
+    io::{self, IsTerminal as _, Write},
     path::PathBuf,
     process::ExitCode,
 };
@@ -176,6 +177,13 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error
         .downcast_ref::<io::Error>()
         .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// Whether stdout takes colours, and whoever reads it wants them.
+fn colours() -> bool {
+    // https://no-color.org: set, and not empty.
+    let plain = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    io::stdout().is_terminal() && !plain
 }
 
 /// Prints to stdout; a closed pipe is an error here, not a panic.

@@ -1,15 +1,12 @@
 //! `synguard status`: what the running daemon knows, for people or as JSON.
 
-use std::{
-    fmt::{self, Write},
-    io::{self, IsTerminal},
-};
+use std::fmt::{self, Write};
 
 use clap::Args;
 use comfy_table::{Attribute, Cell, CellAlignment, Color, ContentArrangement, Table, presets};
 use synguard_common::verdict::{Action, Reason};
 
-use super::{Daemon, print, print_json};
+use super::{Daemon, colours, print, print_json};
 use crate::{
     dataplane::stats::LET_IN,
     fold,
@@ -38,7 +35,7 @@ impl Status {
         if self.json {
             return print_json(&snapshot);
         }
-        print(&render(&snapshot, now(), io::stdout().is_terminal())?)
+        print(&render(&snapshot, now(), colours())?)
     }
 }
 

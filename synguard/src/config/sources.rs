@@ -166,7 +166,7 @@ impl Sources {
         origins
     }
 
-    /// The path of the addition that has this service and no other, for [`Sources::without`].
+    /// The addition that has this service.
     pub fn addition_of(&self, name: &str) -> Option<&Addition> {
         self.additions
             .iter()

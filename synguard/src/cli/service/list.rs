@@ -1,15 +1,15 @@
 //! `synguard service list`: a line for each service.
 
-use std::{
-    fmt::{self, Write},
-    io::{self, IsTerminal},
-};
+use std::fmt::{self, Write};
 
 use clap::Args;
 use comfy_table::Cell;
 
 use super::{
-    super::status::{align_right, state, table},
+    super::{
+        colours,
+        status::{align_right, state, table},
+    },
     Daemon, print, print_json,
 };
 use crate::{
@@ -38,7 +38,7 @@ impl List {
         if self.json {
             return print_json(&snapshot.services);
         }
-        print(&render(&snapshot, now(), io::stdout().is_terminal())?)
+        print(&render(&snapshot, now(), colours())?)
     }
 }
 

@@ -1,15 +1,15 @@
 //! `synguard service show`: everything that is known of one service.
 
-use std::{
-    fmt::{self, Write},
-    io::{self, IsTerminal},
-};
+use std::fmt::{self, Write};
 
 use clap::Args;
 use comfy_table::Cell;
 
 use super::{
-    super::status::{align_right, fold, table},
+    super::{
+        colours,
+        status::{align_right, fold, table},
+    },
     Daemon, find, print, print_json,
 };
 use crate::{
@@ -42,7 +42,7 @@ impl Show {
         if self.json {
             return print_json(service);
         }
-        print(&render(service, now(), io::stdout().is_terminal())?)
+        print(&render(service, now(), colours())?)
     }
 }
 
