@@ -51,7 +51,8 @@ pub fn options(
 ) -> String {
     let mut options: Vec<String> = [(timestamps, "timestamps"), (sack, "SACK"), (ecn, "ECN")]
         .into_iter()
-        .filter_map(|(is, name)| is.then(|| name.to_owned()))
+        .filter(|(is, _)| *is)
+        .map(|(_, name)| name.to_owned())
         .collect();
     options.extend(window_scale.map(|scale| format!("window scale {scale}")));
     options.extend(mss.map(|mss| format!("MSS {mss}")));
