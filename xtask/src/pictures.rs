@@ -1,11 +1,9 @@
-//! `cargo xtask pictures`: the pictures in `docs/pictures`, made anew from what really happens in
-//! the lab. One file for each beside this one.
-
-mod dashboard;
-mod top;
+//! `cargo xtask pictures`: the pictures in `docs/pictures`, made anew by `synguard-pictures` from what
+//! really happens in the lab.
 
 use std::{
     fs,
+    path::PathBuf,
     process::{ExitCode, Stdio},
 };
 
@@ -18,15 +16,14 @@ use crate::{
     sh::{self, Root},
 };
 
-/// A picture: its name on the command line, and what makes it.
-type Picture = (&'static str, fn() -> anyhow::Result<()>);
-
-const PICTURES: &[Picture] = &[("dashboard", dashboard::make), ("top", top::make)];
+/// The pictures, as `synguard-pictures` and their files are called. The first takes a minute and a half,
+/// the other half a minute.
+const PICTURES: [&str; 2] = ["dashboard", "top"];
 
 #[derive(clap::Args)]
 pub struct Args {
     /// Which ones; all of them where none is named
-    #[arg(value_parser = PossibleValuesParser::new(PICTURES.iter().map(|(name, _)| *name)))]
+    #[arg(value_parser = PossibleValuesParser::new(PICTURES))]
     pictures: Vec<String>,
 }
 
@@ -35,20 +32,22 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     setup::ensure(&[Scope::Build, Scope::Lab, Scope::Test])?;
     run::build_release()?;
     Root::find().acquire("the lab of network namespaces")?;
-    for (name, make) in PICTURES {
+    for name in PICTURES {
         if args.pictures.is_empty() || args.pictures.iter().any(|picture| picture == name) {
-            make().with_context(|| format!("picture {name}"))?;
+            lab(name)
+                .and_then(|picture| save(name, &picture))
+                .with_context(|| format!("picture {name}"))?;
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// What `synguard-pictures` prints with these arguments, as root.
-fn lab(arguments: &[&str]) -> anyhow::Result<Vec<u8>> {
+/// What `synguard-pictures` prints, as root.
+fn lab(name: &str) -> anyhow::Result<Vec<u8>> {
     let program = sh::target_dir()?.join("release/synguard-pictures");
     let mut command = Root::find().command(&program, run::lab_env()?);
     let output = command
-        .args(arguments)
+        .arg(name)
         .stderr(Stdio::inherit())
         .output()
         .with_context(|| format!("cannot run {}", sh::typed(&command)))?;
@@ -59,11 +58,33 @@ fn lab(arguments: &[&str]) -> anyhow::Result<Vec<u8>> {
 }
 
 /// Writes a picture to where the documents look for it.
-fn save(file: &str, picture: &[u8]) -> anyhow::Result<()> {
-    let folder = ebpf_build::workspace().join("docs/pictures");
+fn save(name: &str, picture: &[u8]) -> anyhow::Result<()> {
+    let folder = folder();
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let path = folder.join(file);
+    let path = folder.join(format!("{name}.svg"));
     fs::write(&path, picture).with_context(|| format!("cannot write {}", path.display()))?;
     eprintln!("{}", path.display());
     Ok(())
+}
+
+fn folder() -> PathBuf {
+    ebpf_build::workspace().join("docs/pictures")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_picture_is_there_and_shown() {
+        let readme = fs::read_to_string(ebpf_build::workspace().join("README.md")).unwrap();
+        for name in PICTURES {
+            assert!(folder().join(format!("{name}.svg")).is_file(), "{name}");
+            assert!(
+                readme.contains(&format!("(docs/pictures/{name}.svg)")),
+                "{name}"
+            );
+        }
+        assert_eq!(fs::read_dir(folder()).unwrap().count(), PICTURES.len());
+    }
 }
