@@ -313,7 +313,7 @@ pub struct FlowStatus {
     pub closing: u64,
     /// Flows made.
     pub created_total: u64,
-    /// Flows removed for their age.
+    /// Flows removed: ended a while ago, idle for too long, or refused.
     pub expired_total: u64,
     /// Flows that made room for others.
     pub evicted_total: u64,

@@ -33,7 +33,8 @@ impl Families {
             ),
             (
                 "synguard_flows_expired",
-                "Connections removed from the flow table for their age.",
+                "Connections removed from the flow table: ended a while ago, idle for too long, or \
+                 refused.",
                 flows.expired_total,
             ),
             (

@@ -44,7 +44,7 @@ pub struct Rates {
     pub admitted: f64,
     /// Packets dropped (in mode observe: that would have been).
     pub dropped: f64,
-    /// Half-open connections given up for their age.
+    /// Half-open connections given up, for their age or under pressure.
     pub expired: f64,
 }
 
