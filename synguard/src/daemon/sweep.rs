@@ -258,8 +258,8 @@ impl Sweep {
         let patience = self.patience();
         let now = clock::monotonic_ns();
         let mut found = Found::default();
-        let walked = self.batches.walk(|batch| {
-            for (Wire(tuple), Wire(entry)) in batch {
+        let walked = self.batches.walk(|tuples, entries| {
+            for (Wire(tuple), Wire(entry)) in tuples.iter().zip(entries) {
                 found.add(*tuple, *entry, now, &patience);
             }
             if bell.has_rung() {
