@@ -3,7 +3,7 @@
 //!
 //! Tests in the `tests` folders of the packages that run in the lab need root. They are compiled
 //! by the user, optimised (they measure time), and run as root, one at a time (they share the
-//! machine's cores with a flood).
+//! machine's cores with a flood) but for those that mostly wait.
 
 use std::{
     collections::BTreeSet,
@@ -24,6 +24,9 @@ use crate::{
     setup::{self, Scope},
     sh::{self, Root},
 };
+
+/// Path of the tests that mostly wait, and may do so together.
+const PATIENT: &str = "patient::";
 
 /// Packages that are compiled for the kernel.
 pub const EBPF: [&str; 2] = ["synguard-ebpf", "synguard-lab-ebpf"];
@@ -64,12 +67,20 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         match root.acquire("running the tests of the lab") {
             Ok(()) => {
                 for binary in binaries {
-                    let vars = run::lab_env()?.into_iter().chain([
-                        ("CARGO_MANIFEST_DIR", OsString::from(&binary.package)),
-                        ("SYNGUARD_DEB", OsString::from(&deb)),
-                    ]);
-                    let command = root.command(&binary.executable, vars);
-                    counts += run_binary(&binary, command, filter, &["--test-threads=1"])?;
+                    let run = |filter, arguments: &[&str]| {
+                        let vars = run::lab_env()?.into_iter().chain([
+                            ("CARGO_MANIFEST_DIR", OsString::from(&binary.package)),
+                            ("SYNGUARD_DEB", OsString::from(&deb)),
+                        ]);
+                        let command = root.command(&binary.executable, vars);
+                        run_binary(&binary, command, filter, arguments)
+                    };
+                    if filter.is_some() {
+                        counts += run(filter, &["--test-threads=1"])?;
+                    } else {
+                        counts += run(None, &["--test-threads=1", "--skip", PATIENT])?;
+                        counts += run(Some(PATIENT), &["--test-threads=3"])?;
+                    }
                 }
             }
             Err(error) => refused = Some(error),

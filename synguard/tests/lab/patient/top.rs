@@ -398,7 +398,7 @@ fn top_gives_the_terminal_back_before_a_panic() {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
         .args(["--nocapture", "--exact"])
-        .arg("top::top_gives_the_terminal_back_before_a_panic")
+        .arg("patient::top::top_gives_the_terminal_back_before_a_panic")
         .env(INSIDE, "1");
     let mut terminal = Terminal::run(command, SIZE);
     terminal.shows("on the other screen");
