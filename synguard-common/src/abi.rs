@@ -274,6 +274,56 @@ pub struct Runtime {
     pub syn_budget: u32,
     /// The same while it is guarded: SYN-ACKs to one address that nobody answers. Written by the daemon.
     pub answer_budget: u32,
+    /// 1 where SYNs that are answered are remembered in `SYN_CACHE`. Written by the daemon.
+    pub syn_cache: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// Slots of the array `SYN_CACHE`, a power of two and no more than [`ADMISSION_BUCKETS`].
+pub const SYN_CACHE_SLOTS: u32 = 1 << 12;
+/// SYNs that one CPU remembers in a tick, at most.
+pub const SYN_CACHE_PER_TICK: u32 = 128;
+
+/// The slot is free.
+pub const ANSWERED_FREE: u32 = 0;
+/// It is being written.
+pub const ANSWERED_BUSY: u32 = 1;
+/// It holds a SYN.
+pub const ANSWERED_LIVE: u32 = 2;
+
+/// Value of the array `SYN_CACHE`: a SYN that was answered with a cookie. Written by `synguard_in`, freed
+/// by `synguard_in`, `synguard_admit` and the daemon. The programs see it as a [`crate::syncache::Live`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answered {
+    /// The connection.
+    pub tuple: Tuple,
+    /// `ANSWERED_*`.
+    pub state: u32,
+    /// [`Clock::tick`] of the SYN.
+    pub since: u32,
+    /// The client's initial sequence number.
+    pub client_isn: u32,
+    /// Ours: the cookie.
+    pub cookie: u32,
+    /// TSval of the SYN, where timestamps were agreed on.
+    pub ts_val: u32,
+    /// The client's MSS, bytes.
+    pub mss: u16,
+    /// The service.
+    pub service: u16,
+    /// `OFFER_*` bits of what was agreed on.
+    pub options: u8,
+    /// The client's window scale, where that is among it.
+    pub window_scale: u8,
+    /// How often the SYN-ACK was sent again. Written by the daemon.
+    pub tries: u8,
+    /// Bytes of `link` that count.
+    pub link_len: u8,
+    /// The link header of the SYN, without the EtherType of what follows, in words whose bytes in memory
+    /// are those on the wire.
+    pub link: [u32; LINK_HEADER / 4],
 }
 
 /// A prefix is allowed.
@@ -596,9 +646,13 @@ pub mod map {
     pub const SOURCES: &str = "SOURCES";
     /// Array: hash of a source → a word of [`crate::sources`].
     pub const BUDGETS: &str = "BUDGETS";
+    /// Array, memory-mapped: hash of a tuple → [`super::Answered`].
+    pub const SYN_CACHE: &str = "SYN_CACHE";
+    /// Per-CPU array of one: the tick, and SYNs remembered in it.
+    pub const SYN_CACHE_USED: &str = "SYN_CACHE_USED";
 
     /// Every map.
-    pub const ALL: [&str; 23] = [
+    pub const ALL: [&str; 25] = [
         ADDRESSES,
         PREFIXES,
         PORTS,
@@ -622,6 +676,8 @@ pub mod map {
         FOUND,
         SOURCES,
         BUDGETS,
+        SYN_CACHE,
+        SYN_CACHE_USED,
     ];
 }
 
@@ -648,9 +704,11 @@ layout! {
     EpochKey = 24: epoch 0, k0 8, k1 16;
     Clock = 24: wall_offset 0, tick 8, jiffy_ns 12, jiffy_offset 16;
     Moment = 16: jiffies 0, monotonic 8;
-    Runtime = 64: abi_version 0, draining 4, no_metadata 8, has_prefixes 12, seed 16, forwards 24,
+    Runtime = 72: abi_version 0, draining 4, no_metadata 8, has_prefixes 12, seed 16, forwards 24,
         flow_buckets 28, settled_at 32, verified_ticks 36, flow_idle_ticks 40, generation 44, zero 48,
-        has_sources 52, syn_budget 56, answer_budget 60;
+        has_sources 52, syn_budget 56, answer_budget 60, syn_cache 64, pad 68;
+    Answered = 88: tuple 0, state 40, since 44, client_isn 48, cookie 52, ts_val 56, mss 60, service 62,
+        options 64, window_scale 65, tries 66, link_len 67, link 68;
     SourceEntry = 8: list 0, until 4;
     Found = 32: address 0, entry 16, generation 24, protected 28;
     FlowEntry = 72: delta 0, ts_delta 4, cookie 8, client_isn 12, server_next 16, server_ack 20,

@@ -13,7 +13,7 @@ use crate::{
     ingress::{Segment, Visitor, has_grace, is_guarded, locate, validate},
     options,
     packet::Packet,
-    recent,
+    recent, syncache,
     tables::{Socket, Tables, Verdict},
     verdict::Reason,
     wire::tcp,
@@ -140,13 +140,19 @@ fn judge<N: Net, P: Packet, T: Admission>(
     let offers = config.offers;
     let timestamps = received.has_timestamps() && offers & OFFER_TIMESTAMPS != 0;
     let stamp = Timestamp(received.ts_ecr);
+    let exact = syncache::exact(tables, flow, segment.isn(), segment.cookie());
     let scale = match timestamps {
         true => stamp.window_scale(payload),
+        false if exact.is_known() => exact.scales().then_some(exact.window_scale()),
         false => payload.window_scale(),
     };
     let scaling = scale.is_some() && offers & OFFER_WINDOW_SCALE != 0;
     // The kernel takes no MSS below what its own cookies could stand for.
-    let mss = payload.mss::<N>();
+    let mss = if exact.is_known() {
+        exact.mss()
+    } else {
+        payload.mss::<N>()
+    };
     let mss = if mss < N::MIN_KERNEL_MSS {
         N::MIN_KERNEL_MSS
     } else {

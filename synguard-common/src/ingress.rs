@@ -20,6 +20,7 @@ use crate::{
     recent, reset,
     sources::{self, Listed},
     splice,
+    syncache::{self, Exact},
     tables::{Inserted, Socket, State, Tables, Verdict, key},
     verdict::Reason,
     wire::{ethernet, ipv4, ipv6, tcp},
@@ -513,8 +514,8 @@ impl Syn {
     }
 }
 
-/// A SYN for a calm service. A function of its own for the sake of the stack, of which a program has
-/// 512 bytes.
+/// A SYN for a calm service. A function of its own, like [`track`], for the sake of the stack, of which a
+/// program has 512 bytes.
 #[inline(never)]
 fn calm_syn<N: Net, P: Arriving, T: Tables>(
     packet: &P,
@@ -535,13 +536,40 @@ fn calm_syn<N: Net, P: Arriving, T: Tables>(
             Socket::Connection => return Reason::SynKnown,
         }
     }
-    let now = tables.now().monotonic;
+    match track(packet, tables, flow, syn) {
+        Inserted::Exists => Reason::SynRetransmitted,
+        Inserted::New => {
+            let count = state.half_open_add();
+            if config.admission != ADMISSION_NONE && count >= config.high as u64 {
+                turn_guarded(&tables, config, state);
+                Reason::SynCrossed
+            } else {
+                Reason::SynTracked
+            }
+        }
+        Inserted::Full => {
+            if config.admission != ADMISSION_NONE {
+                turn_guarded(&tables, config, state);
+            }
+            Reason::SynTableFull
+        }
+    }
+}
+
+/// Enters the connection of a SYN in the half-open table.
+#[inline(never)]
+fn track<N: Net, P: Arriving, T: Tables>(
+    packet: &P,
+    tables: T,
+    flow: &Flow<N>,
+    syn: Syn,
+) -> Inserted {
     let link_len = ethernet::before_type(syn.ip_at());
     let mut entry = HalfOpen {
-        since: now,
+        since: tables.now().monotonic,
         client_isn: syn.isn(),
         server_isn: 0,
-        service,
+        service: syn.service(),
         confirmed: 0,
         link_len: link_len as u8,
         link: [0; LINK_HEADER / 4],
@@ -550,28 +578,12 @@ fn calm_syn<N: Net, P: Arriving, T: Tables>(
         // The link header was read to get here.
         *word = ethernet::word(packet, index, link_len).unwrap_or(0);
     }
-    match tables.half_open_insert(&flow.tuple(), &entry) {
-        Inserted::Exists => Reason::SynRetransmitted,
-        Inserted::New => {
-            let count = state.half_open_add();
-            if config.admission != ADMISSION_NONE && count >= config.high as u64 {
-                turn_guarded(&tables, config, state, now);
-                Reason::SynCrossed
-            } else {
-                Reason::SynTracked
-            }
-        }
-        Inserted::Full => {
-            if config.admission != ADMISSION_NONE {
-                turn_guarded(&tables, config, state, now);
-            }
-            Reason::SynTableFull
-        }
-    }
+    tables.half_open_insert(&flow.tuple(), &entry)
 }
 
 #[inline(always)]
-fn turn_guarded<T: Tables>(tables: &T, config: &ServiceConfig, state: T::State<'_>, now: u64) {
+fn turn_guarded<T: Tables>(tables: &T, config: &ServiceConfig, state: T::State<'_>) {
+    let now = tables.now().monotonic;
     state.turn_guarded(now);
     if config.mode != MODE_OBSERVE
         && let Some(all) = tables.state(SERVICE_NONE)
@@ -649,7 +661,10 @@ fn guarded<N: Net, P: Arriving, T: Tables>(
         }
         Socket::Request | Socket::TimeWait | Socket::Connection => Reason::Established,
         Socket::None | Socket::Listener if flags & tcp::SYN != 0 => Reason::SynAckUnknown,
-        Socket::None | Socket::Listener if flags & tcp::RST != 0 => Reason::RstUnknown,
+        Socket::None | Socket::Listener if flags & tcp::RST != 0 => {
+            syncache::forget(tables, flow, segment.tcp.sequence);
+            Reason::RstUnknown
+        }
         Socket::None => Reason::NoListener,
         Socket::Listener => check_cookie(*tables, flow, segment.isn(), segment.cookie()),
     }
@@ -768,6 +783,22 @@ fn guarded_syn<N: Net, P: Arriving, T: Tables>(
         reset::question(&mut answer, flow, payload, key);
     } else {
         answer.sequence = cookie::generate(flow, isn, payload, key);
+        if tables.syn_cache() && tables.may_remember() {
+            let mss = if options.mss == 0 {
+                N::DEFAULT_MSS
+            } else {
+                options.mss
+            };
+            let syn = syncache::Syn::new(
+                isn,
+                answer.sequence,
+                options.ts_val,
+                segment.service,
+                segment.ip_at,
+            );
+            let exact = Exact::new(mss, options.window_scale, options.present);
+            syncache::remember(packet, tables, flow, syn, exact);
+        }
     }
     if handshake::write(
         packet,

@@ -29,6 +29,7 @@ pub mod reset;
 pub mod siphash;
 pub mod sources;
 pub mod splice;
+pub mod syncache;
 pub mod tables;
 pub mod translate;
 pub mod verdict;

@@ -25,6 +25,7 @@ use crate::{
     options,
     packet::{Arriving, View, ViewMut},
     sources,
+    syncache::{self, Exact},
     tables::{LiveFlow, State, Tables, Verdict},
     translate,
     verdict::Reason,
@@ -461,7 +462,24 @@ fn is_intact<N: Net, P: Arriving>(packet: &P, taken: &Taken<N>) -> bool {
 /// Makes a flow of the parked ACK, whose cookie says `payload`, and the client's SYN of its frame.
 #[inline(never)]
 fn start<N: Net, P: Arriving, T: Tables>(packet: &mut P, tables: T, payload: Payload) -> Reason {
-    started::<N, P, T>(packet, &tables, payload).unwrap_or(Reason::SpliceFailed)
+    let exact = remembered::<N, P, T>(packet, tables);
+    started::<N, P, T>(packet, &tables, payload, exact).unwrap_or(Reason::SpliceFailed)
+}
+
+/// What the SYN cache has of the parked ACK's SYN. A function of its own, for the sake of the stack.
+#[inline(never)]
+fn remembered<N: Net, P: Arriving, T: Tables>(packet: &mut P, tables: T) -> Exact {
+    if !tables.syn_cache() {
+        return Exact::default();
+    }
+    match take::<N, P, T>(packet, &tables) {
+        Some(taken) => {
+            let isn = taken.tcp.sequence.wrapping_sub(1);
+            let cookie = taken.tcp.acknowledgment.wrapping_sub(1);
+            syncache::exact(&tables, &taken.flow, isn, cookie)
+        }
+        None => Exact::default(),
+    }
 }
 
 #[inline(always)]
@@ -469,6 +487,7 @@ fn started<N: Net, P: Arriving, T: Tables>(
     packet: &mut P,
     tables: &T,
     payload: Payload,
+    exact: Exact,
 ) -> Option<Reason> {
     let taken = take::<N, P, T>(packet, tables)?;
     let (tcp, at, flow) = (&taken.tcp, taken.tcp_at, &taken.flow);
@@ -484,6 +503,8 @@ fn started<N: Net, P: Arriving, T: Tables>(
     let scales = payload.has_window_scale();
     let scale = if timestamps {
         stamp.scale(payload)
+    } else if exact.is_known() {
+        exact.window_scale()
     } else {
         payload.scale()
     };
@@ -509,7 +530,11 @@ fn started<N: Net, P: Arriving, T: Tables>(
     live.seen_at.set(tick);
     live.sent_at.set(tick);
     live.window.set(tcp.window);
-    live.mss.set(payload.mss::<N>());
+    live.mss.set(if exact.is_known() {
+        exact.mss()
+    } else {
+        payload.mss::<N>()
+    });
     live.service.set(taken.service);
     live.closing.set(0);
     live.options.set(agreed as u8);

@@ -11,7 +11,7 @@ use crate::{
     clock::Now,
     flow::{Flow, Net},
     profile::Profile,
-    sources,
+    sources, syncache,
     verdict::Reason,
 };
 
@@ -299,6 +299,13 @@ pub trait Tables: Copy {
     fn answer_budget(&self) -> u32;
     /// A slot of `BUDGETS`, below [`crate::abi::BUDGET_SLOTS`].
     fn budget(&self, slot: u32) -> Option<&sources::Slot>;
+
+    /// [`crate::abi::Runtime::syn_cache`].
+    fn syn_cache(&self) -> bool;
+    /// Whether one more SYN may be remembered now, on this CPU; it is counted.
+    fn may_remember(&self) -> bool;
+    /// A slot of `SYN_CACHE`, below [`crate::abi::SYN_CACHE_SLOTS`].
+    fn answered(&self, slot: u32) -> Option<&syncache::Live>;
 
     /// The kernel's socket table.
     fn socket<N: Net>(&self, flow: &Flow<N>) -> Socket;

@@ -13,14 +13,15 @@ use aya_ebpf::{
 use synguard_common::{
     abi::{
         Address, AddressEntry, AdmissionBucket, EpochKey, FOUND_SLOTS, Found, HalfOpen, PortKey,
-        Runtime, STATE_CALM, STATE_GUARDED, ServiceConfig, ServiceState, SourceEntry,
-        TICKS_PER_SECOND, Tuple, VerifiedSource,
+        Runtime, STATE_CALM, STATE_GUARDED, SYN_CACHE_PER_TICK, ServiceConfig, ServiceState,
+        SourceEntry, TICKS_PER_SECOND, Tuple, VerifiedSource,
     },
     admit::{Admission, RequestAttributes},
     clock::Now,
     flow::{Flow, Net},
     flowtable,
     profile::Profile,
+    syncache,
     tables::{Bucket, Inserted, LiveBucket, Parked, Socket, State, Tables},
     wire::ipv4,
 };
@@ -29,7 +30,8 @@ use crate::{
     atomic, count, cursor, kfunc,
     maps::{
         ADDRESSES, ADMISSIONS, BUDGETS, CLOCK, FLOW_COUNTS, FLOWS, FOUND, HALF_OPEN, KEYS, MOMENT,
-        PARKED, PORTS, PREFIXES, RUNTIME, SERVICES, SOURCES, STATES, VERIFIED,
+        PARKED, PORTS, PREFIXES, RUNTIME, SERVICES, SOURCES, STATES, SYN_CACHE, SYN_CACHE_USED,
+        VERIFIED,
     },
 };
 
@@ -595,6 +597,37 @@ impl<C> Tables for Kernel<C> {
     fn budget(&self, slot: u32) -> Option<&Cell<u64>> {
         // SAFETY: a live map value, read and written whole.
         BUDGETS.get_ptr(slot).map(|slot| unsafe { &*slot.cast() })
+    }
+
+    #[inline(always)]
+    fn syn_cache(&self) -> bool {
+        runtime().is_some_and(|runtime| runtime.syn_cache != 0)
+    }
+
+    #[inline(always)]
+    fn may_remember(&self) -> bool {
+        let Some(used) = SYN_CACHE_USED.get_ptr_mut(0) else {
+            return false;
+        };
+        let tick = (self.tick() as u64) << 32;
+        // SAFETY: this CPU's value.
+        unsafe {
+            if *used & !0xffff_ffff != tick {
+                *used = tick | 1;
+                return true;
+            }
+            if *used as u32 >= SYN_CACHE_PER_TICK {
+                return false;
+            }
+            *used += 1;
+        }
+        true
+    }
+
+    #[inline(always)]
+    fn answered(&self, slot: u32) -> Option<&syncache::Live> {
+        // SAFETY: a live map value of the same layout, whose words are read and written whole.
+        SYN_CACHE.get_ptr(slot).map(|live| unsafe { &*live.cast() })
     }
 
     #[inline(always)]

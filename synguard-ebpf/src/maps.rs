@@ -6,10 +6,10 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, Queue},
 };
 use synguard_common::abi::{
-    ADMISSION_BUCKETS, Address, AddressEntry, AdmissionBucket, BUDGET_SLOTS, Clock, ERRAND_SLOTS,
-    EpochKey, Errand, FOUND_SLOTS, FlowBucket, FlowCounts, Found, HalfOpen, KEY_SLOTS, Ledger,
-    MAX_SOURCES, Moment, PortEntry, PortKey, Runtime, ServiceConfig, ServiceState, ServiceStats,
-    SourceEntry, Sweep, Tuple, VerifiedSource,
+    ADMISSION_BUCKETS, Address, AddressEntry, AdmissionBucket, Answered, BUDGET_SLOTS, Clock,
+    ERRAND_SLOTS, EpochKey, Errand, FOUND_SLOTS, FlowBucket, FlowCounts, Found, HalfOpen,
+    KEY_SLOTS, Ledger, MAX_SOURCES, Moment, PortEntry, PortKey, Runtime, SYN_CACHE_SLOTS,
+    ServiceConfig, ServiceState, ServiceStats, SourceEntry, Sweep, Tuple, VerifiedSource,
 };
 use synguard_common::{options::Scanner, tables::Parked};
 
@@ -117,6 +117,15 @@ pub static SOURCES: LpmTrie<Address, SourceEntry> =
 /// Hash of a source → its budget, see `synguard_common::sources`. Written and read by `synguard_in`.
 #[map]
 pub static BUDGETS: Array<u64> = Array::with_max_entries(BUDGET_SLOTS, 0);
+
+/// Hash of a tuple → a SYN that was answered. Written by `synguard_in`, freed by `synguard_admit` and the
+/// daemon too.
+#[map]
+pub static SYN_CACHE: Array<Answered> = Array::with_max_entries(SYN_CACHE_SLOTS, MMAPABLE);
+
+/// 0 → the tick in the upper half, and SYNs remembered in it. Written and read by `synguard_in`.
+#[map]
+pub static SYN_CACHE_USED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 /// 0 → both coarse clocks. Written by `synguard_moment`, read by the daemon.
 #[map]

@@ -13,9 +13,10 @@ use std::{
 use anyhow::{Context as _, Result};
 use synguard_common::{
     abi::{
-        ADMISSION_BUCKETS, ADMISSION_LOCAL, ADMISSION_WAYS, Address, AddressEntry, BUDGET_SLOTS,
-        EpochKey, FlowCounts, FlowEntry, HalfOpen, KEY_SLOTS, MODE_ADAPTIVE, PortKey, STATE_CALM,
-        STATE_GUARDED, ServiceConfig, ServiceState, SourceEntry, TICKS_PER_SECOND, Tuple,
+        ADMISSION_BUCKETS, ADMISSION_LOCAL, ADMISSION_WAYS, ANSWERED_FREE, Address, AddressEntry,
+        BUDGET_SLOTS, EpochKey, FlowCounts, FlowEntry, HalfOpen, KEY_SLOTS, MODE_ADAPTIVE, PortKey,
+        STATE_CALM, STATE_GUARDED, SYN_CACHE_SLOTS, ServiceConfig, ServiceState, SourceEntry,
+        TICKS_PER_SECOND, Tuple,
     },
     admit::{Admission, RequestAttributes, admit},
     clock::Now,
@@ -26,6 +27,7 @@ use synguard_common::{
     options::{Options, Places},
     packet::{Frame, Leaving, Packet, PacketMut},
     profile::Profile,
+    syncache,
     tables::{
         Bucket, Inserted, LiveBucket, LiveFlow, LiveSlot, Parked, Socket, State, Tables, Verdict,
     },
@@ -115,6 +117,9 @@ pub struct HostTables {
     answer_budget: Cell<u32>,
     /// Half a megabyte that few tests need.
     budgets: OnceCell<Vec<Cell<u64>>>,
+    /// Where there is one.
+    syn_cache: OnceCell<Vec<syncache::Live>>,
+    may_remember: Cell<u32>,
 }
 
 impl Default for HostTables {
@@ -152,6 +157,8 @@ impl Default for HostTables {
             syn_budget: Cell::new(0),
             answer_budget: Cell::new(0),
             budgets: OnceCell::new(),
+            syn_cache: OnceCell::new(),
+            may_remember: Cell::new(0),
         }
     }
 }
@@ -364,6 +371,21 @@ impl HostTables {
     pub fn set_budgets(&self, syn: u32, answer: u32) {
         self.syn_budget.set(syn);
         self.answer_budget.set(answer);
+    }
+
+    /// Lets so many SYNs be remembered.
+    pub fn remember(&self, syns: u32) {
+        let new = || (0..SYN_CACHE_SLOTS).map(|_| Default::default()).collect();
+        self.syn_cache.get_or_init(new);
+        self.may_remember.set(syns);
+    }
+
+    /// SYNs that are remembered.
+    pub fn remembered(&self) -> usize {
+        let slots = self.syn_cache.get().into_iter().flatten();
+        slots
+            .filter(|live| live.state.get() != ANSWERED_FREE)
+            .count()
     }
 
     /// Both of these.
@@ -834,6 +856,20 @@ impl<'t> Tables for &'t HostTables {
     fn budget(&self, slot: u32) -> Option<&Cell<u64>> {
         let new = || (0..BUDGET_SLOTS).map(|_| Cell::new(0)).collect();
         self.budgets.get_or_init(new).get(slot as usize)
+    }
+
+    fn syn_cache(&self) -> bool {
+        self.syn_cache.get().is_some()
+    }
+
+    fn may_remember(&self) -> bool {
+        let left = self.may_remember.get();
+        self.may_remember.set(left.saturating_sub(1));
+        left > 0
+    }
+
+    fn answered(&self, slot: u32) -> Option<&syncache::Live> {
+        self.syn_cache.get()?.get(slot as usize)
     }
 
     fn socket<N: Net>(&self, flow: &Flow<N>) -> Socket {

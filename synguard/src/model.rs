@@ -42,6 +42,8 @@ pub struct Config {
     pub verified_entries: u32,
     /// How long a source stays verified.
     pub verified_timeout: Duration,
+    /// Whether SYNs that are answered are remembered beside their cookies.
+    pub syn_cache: bool,
     /// The services, in the order of the file; their numbers in the tables are position + 1.
     pub services: Vec<Service>,
 }
@@ -250,6 +252,9 @@ pub struct ServiceStatus {
     /// How many of these the server was told to forget.
     #[serde(default)]
     pub released_total: u64,
+    /// SYN-ACKs sent again because nobody had answered them.
+    #[serde(default)]
+    pub reminded_total: u64,
     /// Ages of the half-open connections: upper bound in seconds (none for the last) and count, not
     /// cumulative.
     #[serde(default)]

@@ -59,6 +59,7 @@ const NAMES: &[(&str, &str)] = &[
     ("synguard_sources_verified_total", "counter"),
     ("synguard_start_time_seconds", "gauge"),
     ("synguard_state_changes_total", "counter"),
+    ("synguard_syn_acks_retransmitted_total", "counter"),
     ("synguard_syns_total", "counter"),
     ("synguard_unprotected_packets_total", "counter"),
 ];

@@ -109,6 +109,8 @@ pub(super) fn config(text: &str, report: &mut Report<'_>) -> (Config, Defaults, 
         set(time, &daemon, key, report);
     }
 
+    set(&mut config.syn_cache, &daemon, &values::SYN_CACHE, report);
+
     let section = subsection(&root, "defaults", values::DEFAULTS_KEYS, report);
     let mut settings = Settings::built_in().overlaid(&section, report);
     settings.high.inherited = true;

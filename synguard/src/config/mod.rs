@@ -198,6 +198,7 @@ pub fn built_in() -> Config {
         flow_idle_timeout: DEFAULT_FLOW_IDLE_TIMEOUT,
         verified_entries: DEFAULT_VERIFIED_ENTRIES,
         verified_timeout: DEFAULT_VERIFIED_TIMEOUT,
+        syn_cache: true,
         services: vec![Service {
             name: "default".into(),
             ..document::template()

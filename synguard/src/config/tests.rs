@@ -132,6 +132,7 @@ fn a_full_file_is_read() {
         flow_idle_timeout = "2h 4min"
         verified_entries = 1024
         verified_timeout = 60
+        syn_cache = false
         [defaults]
         mode = "observe"
         high = 1000
@@ -164,6 +165,7 @@ fn a_full_file_is_read() {
     assert_eq!(config.flow_idle_timeout, Duration::from_secs(124 * 60));
     assert_eq!(config.verified_entries, 1024);
     assert_eq!(config.verified_timeout, Duration::from_secs(60));
+    assert!(!config.syn_cache);
     let web = Service {
         name: "web".into(),
         addresses: Addresses::Prefixes(vec![

@@ -99,6 +99,11 @@ pub(super) const VERIFIED_TIMEOUT: Key<Duration> = Key {
     right: "a time from \"1s\" to \"24h\", or a number of seconds",
     read: |v| time(v, &VERIFIED_BOUNDS),
 };
+pub(super) const SYN_CACHE: Key<bool> = Key {
+    name: "syn_cache",
+    right: TRUE_OR_FALSE,
+    read: boolean,
+};
 pub(super) const MODE: Key<Mode> = Key {
     name: "mode",
     right: "\"adaptive\", \"always\" or \"observe\"",
@@ -146,8 +151,8 @@ pub(super) const HALF_OPEN_TIMEOUT: Key<Duration> = Key {
 };
 pub(super) const RELEASE: Key<bool> = Key {
     name: "release",
-    right: "true or false",
-    read: |v| v.as_bool().ok_or(""),
+    right: TRUE_OR_FALSE,
+    read: boolean,
 };
 pub(super) const NAME: Key<String> = Key {
     name: "name",
@@ -166,6 +171,12 @@ pub(super) const NAME: Key<String> = Key {
         }
     },
 };
+
+const TRUE_OR_FALSE: &str = "true or false";
+
+fn boolean(v: &DeValue<'_>) -> Result<bool, &'static str> {
+    v.as_bool().ok_or("")
+}
 
 /// Names of the keys that hold lists, which have a position per element.
 pub(super) const INTERFACES: &str = "interfaces";
@@ -187,6 +198,7 @@ pub(super) const DAEMON_KEYS: &[&str] = &[
     FLOW_IDLE_TIMEOUT.name,
     VERIFIED_ENTRIES.name,
     VERIFIED_TIMEOUT.name,
+    SYN_CACHE.name,
 ];
 pub(super) const DEFAULTS_KEYS: &[&str] = &[
     MODE.name,

@@ -21,6 +21,7 @@ use super::{
     listeners::{self, Listener},
     numbers::Numbers,
     plan::{USUAL_MTU, excepted, report_admission, report_watermarks},
+    remind::Reminder,
     room::Room,
     service::Running,
     snapshot,
@@ -57,6 +58,7 @@ pub struct Guard {
     pub(super) pins: Option<Pins>,
     pub(super) draining: Option<Draining>,
     pub(super) sweeper: Sweeper,
+    pub(super) reminder: Reminder,
     /// Where frames can be injected.
     ports: Arc<Ports>,
     pub(super) interfaces: Vec<Interface>,
@@ -134,6 +136,7 @@ impl Guard {
         let ports = Arc::<Ports>::default();
         let injector = || Injector::new(&dataplane, Arc::clone(&ports));
         let sweeper = Sweeper::start(&dataplane, injector()?)?;
+        let reminder = Reminder::start(&dataplane, injector()?)?;
         let injector = injector()?;
         let flows =
             Flows::start(&mut dataplane, injector).context("cannot start the sweep of flows")?;
@@ -174,6 +177,7 @@ impl Guard {
             states,
             books,
             sweeper,
+            reminder,
             ports,
             world,
             keys,
@@ -370,6 +374,9 @@ impl Guard {
         self.flows.set_wanted(self.forwards());
         self.ports.set(self.open_ports());
         self.sweeper.set(wants(&self.services));
+        let guarded = self.services.iter().filter(|running| running.guarded);
+        self.reminder
+            .set(self.config.syn_cache, guarded.map(|running| running.number));
         self.flows
             .set_verified_ticks(clock::ticks(self.config.verified_timeout));
         self.write_runtime()
@@ -385,6 +392,7 @@ impl Guard {
         let (forwards, settled_at) = (self.forwards(), self.settled_at);
         let draining = self.draining.is_some();
         let verified_ticks = clock::ticks(self.config.verified_timeout);
+        let syn_cache = self.config.syn_cache.into();
         let flow_idle_ticks = clock::ticks(self.config.flow_idle_timeout);
         self.dataplane.maps.change_runtime(|runtime| {
             *runtime = Runtime {
@@ -393,6 +401,7 @@ impl Guard {
                 settled_at,
                 verified_ticks,
                 flow_idle_ticks,
+                syn_cache,
                 ..*runtime
             };
         })

@@ -27,6 +27,7 @@ pub(crate) mod patience;
 pub(crate) mod plan;
 mod rate;
 mod reload;
+mod remind;
 mod room;
 pub(crate) mod secret;
 pub(crate) mod service;

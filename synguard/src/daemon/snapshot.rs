@@ -4,8 +4,8 @@ use std::{net::IpAddr, path::Path};
 
 use synguard_common::{
     abi::{
-        OFFER_ECN, OFFER_SACK, OFFER_TIMESTAMPS, OFFER_WINDOW_SCALE, RTT_BUCKETS, ServiceConfig,
-        ServiceState, ServiceStats,
+        OFFER_ECN, OFFER_SACK, OFFER_TIMESTAMPS, OFFER_WINDOW_SCALE, RTT_BUCKETS, SYN_CACHE_SLOTS,
+        ServiceConfig, ServiceState, ServiceStats, map,
     },
     flow::{Net as _, V4},
     profile::{self, Offer, Profile},
@@ -49,9 +49,18 @@ impl Guard {
                 .map(|running| self.service_status(running))
                 .collect(),
             keys: self.keys.status(),
-            maps: self.fills(),
+            maps: self.fills().into_iter().chain([self.syn_cache()]).collect(),
             flows: self.flows.status(),
             events: self.journal.counts(),
+        }
+    }
+
+    /// How full the SYN cache is, which every flood fills: that is nobody's worry.
+    fn syn_cache(&self) -> MapFill {
+        MapFill {
+            name: map::SYN_CACHE.to_owned(),
+            entries: self.reminder.entries(),
+            capacity: SYN_CACHE_SLOTS.into(),
         }
     }
 
@@ -131,6 +140,7 @@ impl Guard {
             calmed_total: running.calmed_total,
             expired_total: self.books.counted(running.number, Count::Expired),
             released_total: self.books.counted(running.number, Count::Released),
+            reminded_total: self.books.counted(running.number, Count::Reminded),
             half_open_ages: histogram(&ages),
             half_open_age_sum: ages.sum as f64 / 1e9,
             half_open_oldest: ages.oldest as f64 / 1e9,

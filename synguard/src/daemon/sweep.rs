@@ -334,7 +334,7 @@ impl Sweep {
 
     /// Whether there was anything to send.
     fn send_reset(&self, due: &Due) -> anyhow::Result<bool> {
-        let link = frames::half_open_link(&due.entry);
+        let link = frames::link_bytes(&due.entry.link, due.entry.link_len);
         let (Some(port), Some(frame)) = (
             self.injector.ports.of(&link),
             frames::release(&due.tuple, &due.entry),

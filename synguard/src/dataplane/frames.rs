@@ -6,7 +6,10 @@ use etherparse::{
     IpHeaders, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, TcpHeader, TcpOptionElement,
     ether_type,
 };
-use synguard_common::abi::{FlowEntry, HalfOpen, OFFER_TIMESTAMPS, Tuple};
+use synguard_common::abi::{
+    Answered, FlowEntry, HalfOpen, LINK_HEADER, OFFER_ECN, OFFER_SACK, OFFER_TIMESTAMPS,
+    OFFER_WINDOW_SCALE, Tuple,
+};
 
 use super::wire::unmapped;
 
@@ -68,7 +71,7 @@ pub fn release(tuple: &Tuple, entry: &HalfOpen) -> Option<Vec<u8>> {
     let sequence = entry.client_isn.wrapping_add(1);
     let mut tcp = TcpHeader::new(tuple.client_port, tuple.server_port, sequence, 0);
     tcp.rst = true;
-    let link = half_open_link(entry);
+    let link = link_bytes(&entry.link, entry.link_len);
     if link.len() < 2 * MAC {
         return None;
     }
@@ -80,10 +83,45 @@ pub fn release(tuple: &Tuple, entry: &HalfOpen) -> Option<Vec<u8>> {
     )
 }
 
-/// The link header of the SYN, without the last EtherType.
-pub fn half_open_link(entry: &HalfOpen) -> Vec<u8> {
-    let bytes = entry.link.iter().flat_map(|word| word.to_ne_bytes());
-    bytes.take(usize::from(entry.link_len)).collect()
+/// The client's SYN that was answered, with the options that were agreed on: the programs answer it once
+/// more. `None` where the entry makes no sense.
+pub fn client_syn(entry: &Answered) -> Option<Vec<u8>> {
+    let Tuple {
+        client,
+        server,
+        client_port,
+        server_port,
+        ..
+    } = entry.tuple;
+    let options = u32::from(entry.options);
+    let mut tcp = TcpHeader::new(client_port, server_port, entry.client_isn, u16::MAX);
+    tcp.syn = true;
+    if options & OFFER_ECN != 0 {
+        (tcp.ece, tcp.cwr) = (true, true);
+    }
+    let mut elements = vec![TcpOptionElement::MaximumSegmentSize(entry.mss)];
+    if options & OFFER_SACK != 0 {
+        elements.push(TcpOptionElement::SelectiveAcknowledgementPermitted);
+    }
+    if options & OFFER_TIMESTAMPS != 0 {
+        elements.push(TcpOptionElement::Timestamp(entry.ts_val, 0));
+    }
+    if options & OFFER_WINDOW_SCALE != 0 {
+        elements.push(TcpOptionElement::Noop);
+        elements.push(TcpOptionElement::WindowScale(entry.window_scale));
+    }
+    tcp.set_options(&elements).ok()?;
+    let link = link_bytes(&entry.link, entry.link_len);
+    if link.len() < 2 * MAC {
+        return None;
+    }
+    frame(&link, unmapped(client.0), unmapped(server.0), tcp)
+}
+
+/// A link header that lies in words, without the last EtherType.
+pub fn link_bytes(link: &[u32; LINK_HEADER / 4], len: u8) -> Vec<u8> {
+    let bytes = link.iter().flat_map(|word| word.to_ne_bytes());
+    bytes.take(usize::from(len)).collect()
 }
 
 /// The link header of the client's ACK, without the last EtherType.

@@ -217,6 +217,62 @@ fn half_open(tags: &[[u8; 4]]) -> HalfOpen {
     }
 }
 
+/// A SYN that was answered, with all options or these.
+fn answered(client: &str, server: &str, tags: &[[u8; 4]], options: u32) -> Answered {
+    let HalfOpen { link_len, link, .. } = half_open(tags);
+    Answered {
+        tuple: tuple(client, server),
+        state: 2,
+        since: 0,
+        client_isn: 0x8000_0000,
+        cookie: 7,
+        ts_val: 0xa0b0_c0d0,
+        mss: 1387,
+        service: 1,
+        options: options as u8,
+        window_scale: 9,
+        tries: 0,
+        link_len,
+        link,
+    }
+}
+
+#[test]
+fn the_clients_syn_has_what_was_agreed_on() {
+    let sack: &[u8] = &[4, 2];
+    let stamps: &[u8] = &[8, 10, 0xa0, 0xb0, 0xc0, 0xd0, 0, 0, 0, 0];
+    let scale: &[u8] = &[1, 3, 3, 9];
+    for (client, server) in PAIRS {
+        for tags in TAGS {
+            for options in 0..16u32 {
+                let frame = client_syn(&answered(client, server, tags, options)).unwrap();
+                let seen = take_apart(&frame);
+                assert_eq!(seen.macs, [OUR_MAC, CLIENT_MAC]);
+                assert_eq!(frame[12..12 + 4 * tags.len()], *tags.as_flattened());
+                assert_eq!(seen.from, (client.parse().unwrap(), 40_000));
+                assert_eq!(seen.to, (server.parse().unwrap(), 443));
+                let tcp = &seen.tcp;
+                let ecn = options & OFFER_ECN != 0;
+                assert_eq!((tcp.syn, tcp.ack, tcp.rst), (true, false, false));
+                assert_eq!((tcp.ece, tcp.cwr), (ecn, ecn));
+                assert_eq!(tcp.sequence_number, 0x8000_0000);
+                let mut expected = vec![2, 4, 0x05, 0x6b];
+                for (bit, bytes) in [
+                    (OFFER_SACK, sack),
+                    (OFFER_TIMESTAMPS, stamps),
+                    (OFFER_WINDOW_SCALE, scale),
+                ] {
+                    if options & bit != 0 {
+                        expected.extend_from_slice(bytes);
+                    }
+                }
+                expected.resize(expected.len().next_multiple_of(4), 0);
+                assert_eq!(tcp.options.as_slice(), expected);
+            }
+        }
+    }
+}
+
 #[test]
 fn a_release_is_the_clients_next_segment() {
     for (client, server) in PAIRS {

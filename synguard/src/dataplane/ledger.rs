@@ -22,6 +22,8 @@ pub enum Count {
     Expired,
     /// How many of these the server was told to forget.
     Released,
+    /// SYN-ACKs sent again.
+    Reminded,
 }
 
 /// What is counted of the whole box, in the slot of no service.

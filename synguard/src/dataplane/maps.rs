@@ -19,6 +19,7 @@ use super::{
     pins::Pins,
     shared::{Shareable, Shared},
     states::States,
+    syncache::SynCache,
     wire::Wire,
 };
 
@@ -137,6 +138,10 @@ pub struct Maps {
     pub sources: LpmTrie<MapData, Wire<Address>, Wire<SourceEntry>>,
     /// What sources have asked for lately; the programs' own.
     pub budgets: Array<MapData, u64>,
+    /// SYNs that were answered, shared memory.
+    pub syn_cache: Arc<SynCache>,
+    /// How many were remembered lately; the programs' own.
+    pub syn_cache_used: PerCpuArray<MapData, u64>,
     /// The tables of flows, until they are taken.
     pub flows: Option<FlowMaps>,
     /// Both coarse clocks, until they are taken.
@@ -208,6 +213,8 @@ impl Maps {
             half_open: source.typed(map::HALF_OPEN)?,
             sources: source.typed(map::SOURCES)?,
             budgets: source.typed(map::BUDGETS)?,
+            syn_cache: source.shared(map::SYN_CACHE)?,
+            syn_cache_used: source.typed(map::SYN_CACHE_USED)?,
             flows: Some(FlowMaps {
                 table: FlowTable::new(source.typed(map::FLOWS)?, seed),
                 counts: source.typed(map::FLOW_COUNTS)?,

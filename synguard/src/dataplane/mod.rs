@@ -27,6 +27,7 @@ mod raw;
 pub mod shared;
 pub mod states;
 pub mod stats;
+pub mod syncache;
 pub mod tables;
 pub mod testrun;
 pub mod wire;

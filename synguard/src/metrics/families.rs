@@ -268,6 +268,13 @@ impl Families {
                 .iter()
                 .map(|s| (vec![("service", &*s.name)], s.released_total)),
         )?;
+        w.counter(
+            "synguard_syn_acks_retransmitted",
+            "SYN-ACKs with a cookie sent again because nobody had answered them.",
+            services
+                .iter()
+                .map(|s| (vec![("service", &*s.name)], s.reminded_total)),
+        )?;
         w.gauge(
             "synguard_half_open_oldest_seconds",
             "Age of the oldest half-open connection; 0 where there is none.",

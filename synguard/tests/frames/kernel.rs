@@ -3,7 +3,11 @@
 use std::{collections::HashMap, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use aya::{maps::lpm_trie::Key, programs::SchedClassifier};
+use aya::{
+    maps::{PerCpuValues, lpm_trie::Key},
+    programs::SchedClassifier,
+    util::nr_cpus,
+};
 use rustix::time::{ClockId, clock_gettime};
 use synguard::dataplane::{
     Dataplane, Options, load,
@@ -357,6 +361,14 @@ impl Side for KernelSide {
                 maps.budgets.set(slot, 0, 0)?;
             }
         }
+        if (&tables).syn_cache() {
+            for slot in maps.syn_cache.slots() {
+                slot.free();
+            }
+            let cpus = nr_cpus().map_err(|(_, error)| error)?;
+            maps.syn_cache_used
+                .set(0, PerCpuValues::try_from(vec![0; cpus])?, 0)?;
+        }
         self.flows.fill(&tables, &SERVICES)?;
         let has_prefixes = tables.prefixes().next().is_some();
         let runtime = self.set_runtime(|runtime| {
@@ -367,6 +379,7 @@ impl Side for KernelSide {
             runtime.settled_at = (&tables).settled_at();
             runtime.verified_ticks = tables.verified_ticks();
             runtime.has_sources = u32::from((&tables).has_sources());
+            runtime.syn_cache = u32::from((&tables).syn_cache());
             (runtime.syn_budget, runtime.answer_budget) = (syn_budget, answer_budget);
             runtime.generation = runtime.generation.wrapping_add(1);
         })?;

@@ -7,4 +7,5 @@ mod proxy_patience;
 mod release;
 mod reset_sources;
 mod services;
+mod syncache;
 mod top;
