@@ -112,7 +112,7 @@ fn config_check_lists_every_mistake() {
             "synguard: {path}:2:10: `socket` is 1; give an absolute path\n\
              synguard: {path}:3:1: unknown key `port` in [daemon]; its keys are interfaces, metrics, \
              socket, secret, pins, state, xdp_mode, half_open_entries, flow_entries, flow_idle_timeout, \
-             verified_entries, verified_timeout\n"
+             verified_entries, verified_timeout, syn_cache\n"
         ),
     );
     fs::write(&file, "").unwrap();
