@@ -12,6 +12,13 @@ use crate::{abi::HalfOpen, wire::tcp};
 /// SYN-ACK is never above 65535.
 const WINDOW: u32 = 65535;
 
+/// Whether a connection that became half-open, as the `count`-th at the same time, turns its service
+/// guarded.
+#[inline(always)]
+pub const fn crosses(count: u64, high: u32) -> bool {
+    count >= high as u64
+}
+
 /// What a segment from the client means to its half-open connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {

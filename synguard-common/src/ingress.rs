@@ -540,7 +540,7 @@ fn calm_syn<N: Net, P: Arriving, T: Tables>(
         Inserted::Exists => Reason::SynRetransmitted,
         Inserted::New => {
             let count = state.half_open_add();
-            if config.admission != ADMISSION_NONE && count >= config.high as u64 {
+            if config.admission != ADMISSION_NONE && halfopen::crosses(count, config.high) {
                 turn_guarded(&tables, config, state);
                 Reason::SynCrossed
             } else {
