@@ -10,21 +10,25 @@
 //! projected = unanswered per second × half_open_timeout
 //! ```
 //!
-//! over the last two seconds. `lost` are clients that did answer and that the kernel then had no
+//! `lost` are clients that did answer and that the kernel then had no
 //! room for. The twentieth is forgiven because real clients lose packets: each lost SYN-ACK costs
 //! a second challenge, though in a calm service it would be a retransmission of the same half-open
 //! connection. It is a share of the *answered* challenges, so that a flood, which answers none, is
 //! forgiven nothing.
 //!
-//! The service becomes calm once `projected + half-open now` has been below `low` without
-//! interruption for `calm_after`, and not before it was guarded for [`HOLD`].
+//! The service becomes calm once `projected + half-open now` has been below `low` for `calm_after`,
+//! and not before it was guarded for [`HOLD`]. The rate is that of the last [`WINDOW`]: a flood that has
+//! ended is out of it after that time, and one client of a small service who vanished, or who is about
+//! to answer, weighs little in it. What is shown to people is the rate of the last two seconds.
 
 use std::{collections::VecDeque, time::Duration};
 
 /// The least time a service stays guarded.
 pub const HOLD: Duration = Duration::from_secs(15);
-/// What rates are taken over.
-const WINDOW: Duration = Duration::from_secs(2);
+/// What the rate is taken over that decides; no service is calm again sooner.
+const WINDOW: Duration = HOLD;
+/// What the rate is taken over that is shown.
+const LATELY: Duration = Duration::from_secs(2);
 
 /// What a service's counters say at a moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,9 +75,18 @@ impl Calm {
         }
     }
 
-    /// Half-open connections there would be, were the service not guarded.
+    /// Half-open connections there would be, were the service not guarded, by what came lately.
     pub fn projected(&self, half_open_timeout: Duration) -> u64 {
-        let (Some(first), Some(last)) = (self.samples.front(), self.samples.back()) else {
+        self.projected_over(LATELY, half_open_timeout)
+    }
+
+    fn projected_over(&self, window: Duration, half_open_timeout: Duration) -> u64 {
+        let Some(last) = self.samples.back() else {
+            return 0;
+        };
+        let mut latest_first = self.samples.iter().rev();
+        let first = latest_first.find(|first| age(*last, **first) >= window);
+        let Some(first) = first.or(self.samples.front()) else {
             return 0;
         };
         let seconds = age(*last, *first).as_secs_f64();
@@ -92,16 +105,15 @@ impl Calm {
         let Some(now) = self.samples.back().map(|sample| sample.now) else {
             return false;
         };
-        if self
-            .projected(rules.half_open_timeout)
-            .saturating_add(half_open)
-            >= u64::from(rules.low)
-        {
+        let projected = self.projected_over(WINDOW, rules.half_open_timeout);
+        if projected.saturating_add(half_open) >= u64::from(rules.low) {
             self.below_since = None;
             return false;
         }
-        // What was below before the service was guarded does not count.
         let since = *self.below_since.get_or_insert(now);
+        // The rate was below, on average, for as long as it is taken over. What was before the service
+        // was guarded does not count.
+        let since = since.saturating_sub(WINDOW.as_nanos() as u64);
         let below = now.saturating_sub(since.max(guarded_at));
         let guarded = now.saturating_sub(guarded_at);
         below >= rules.calm_after.as_nanos() as u64 && guarded >= HOLD.as_nanos() as u64
@@ -209,6 +221,21 @@ mod tests {
     }
 
     #[test]
+    fn a_client_who_vanishes_now_and_then_keeps_no_service_guarded() {
+        let mut bench = Bench::guarded_at(0);
+        let rules = Rules { low: 32, ..RULES };
+        let calm = (1..=80).find(|tick| {
+            bench.sample.now += TICK;
+            bench.sample.challenged += 1;
+            // Every twentieth; the others answer before the next tick.
+            bench.sample.admitted += u64::from(tick % 20 != 0);
+            bench.calm.observe(bench.sample);
+            bench.calm.decide(0, 0, rules)
+        });
+        assert_eq!(calm, Some(60));
+    }
+
+    #[test]
     fn a_full_table_keeps_it_guarded() {
         assert_eq!(Bench::guarded_at(0).run(60, 0, 0, 256), None);
         assert_eq!(Bench::guarded_at(0).run(60, 0, 0, 255), Some(15));
@@ -256,6 +283,6 @@ mod tests {
                 ..Sample::default()
             });
         }
-        assert_eq!(calm.samples.len(), 9);
+        assert_eq!(calm.samples.len(), 61);
     }
 }
