@@ -241,6 +241,16 @@ pub struct ServiceStatus {
     pub high: u32,
     /// Count below which it may become calm.
     pub low: u32,
+    /// Where `high` comes from, for people.
+    #[serde(default)]
+    pub high_reason: String,
+    /// Half-open connections that are normal now, at the busiest moment of an hour; none as long as that
+    /// is not known.
+    #[serde(default)]
+    pub normal_half_open: Option<f64>,
+    /// SYNs per second that are normal now.
+    #[serde(default)]
+    pub normal_syn_rate: Option<f64>,
     /// Half-open connections there would be now, were the service not guarded.
     pub projected_half_open: u64,
     /// Turns to guarded.

@@ -37,6 +37,7 @@ const NAMES: &[(&str, &str)] = &[
     ("synguard_half_open_expired_total", "counter"),
     ("synguard_half_open_high", "gauge"),
     ("synguard_half_open_low", "gauge"),
+    ("synguard_half_open_normal", "gauge"),
     ("synguard_half_open_oldest_seconds", "gauge"),
     ("synguard_half_open_projected", "gauge"),
     ("synguard_half_open_released_total", "counter"),
@@ -60,6 +61,7 @@ const NAMES: &[(&str, &str)] = &[
     ("synguard_start_time_seconds", "gauge"),
     ("synguard_state_changes_total", "counter"),
     ("synguard_syn_acks_retransmitted_total", "counter"),
+    ("synguard_syn_rate_normal", "gauge"),
     ("synguard_syns_total", "counter"),
     ("synguard_unprotected_packets_total", "counter"),
 ];

@@ -193,6 +193,9 @@ fn notes(text: &mut String, service: &ServiceStatus) -> fmt::Result {
         "; admission {} ({})",
         service.admission, service.admission_reason
     )?;
+    if !service.high_reason.is_empty() {
+        write!(note, "; high {} ({})", service.high, service.high_reason)?;
+    }
     fold(text, &service.name, &note)?;
     if let Some(server) = &service.server {
         fold(text, &service.name, &offered(server))?;

@@ -27,6 +27,7 @@ use super::{
     snapshot,
     sweep::{Sweeper, Wants},
     sysctl::{self, Tcp},
+    tuning::Tuning,
 };
 use crate::{
     config::{Origin, Sources},
@@ -82,6 +83,7 @@ pub struct Guard {
     /// A scale that was promised must hold when the ACK comes back: it stays for life.
     pub(super) rcv_wscale: u8,
     pub(super) listeners: Vec<Listener>,
+    pub(super) tuning: Tuning,
     offset: Offset,
     jiffies: Jiffies,
     room: Room,
@@ -163,6 +165,7 @@ impl Guard {
             draining: None,
             pins,
             listeners: Vec::new(),
+            tuning: Tuning::open(config.state.as_deref()),
             offset: Offset::now(),
             jiffies,
             flows,
@@ -407,6 +410,16 @@ impl Guard {
         })
     }
 
+    /// Applies watermarks that are to be others now, and keeps what they follow from.
+    fn retune(&mut self) {
+        let mut services = self.services.iter();
+        let changes = services.any(|running| running.watermarks != running.choose(&self.tuning));
+        if changes && let Err(error) = self.replan() {
+            error!("the watermarks stay as they were: {error:#}");
+        }
+        self.tuning.save_if_due();
+    }
+
     fn commit(&mut self, tables: Tables, services: Vec<Running>) {
         for running in &services {
             let before = excepted(&self.tables, running.number);
@@ -423,6 +436,11 @@ impl Guard {
         report_admission(&self.services, &services, &self.journal, self.ready);
         self.tables = tables;
         self.services = services;
+        let names = self
+            .services
+            .iter()
+            .map(|running| running.service.name.as_str());
+        self.tuning.keep_only(names);
     }
 
     /// Says which services come, change and go. At the start all come, which is no news.
@@ -533,6 +551,13 @@ impl Guard {
                     running.tick(now, slot, &counted, &self.journal);
                     let calmed = running.calmed_total - calmed;
                     self.books.count(running.number, Count::Calmed, calmed);
+                    let sample = running.sample(now, slot, &counted);
+                    let Service {
+                        name,
+                        half_open_timeout,
+                        ..
+                    } = &running.service;
+                    self.tuning.observe(name, *half_open_timeout, sample);
                 }
                 Err(error) => error!(error = one_line(&error), "cannot read map STATS"),
             }
@@ -542,6 +567,7 @@ impl Guard {
                 running.follow_profile(offered, &self.journal);
             }
         }
+        self.retune();
         self.drain_on();
         let fills = self.fills();
         self.room.observe(&fills, &self.journal);

@@ -1,14 +1,14 @@
 //! The daemon: starts up, runs the loop that owns everything, and leaves no trace.
 //!
 //! [`run`] checks all that can fail before it touches the interface. The loop ticks four times a
-//! second: it follows the services ([`service`], [`calm`]), keeps clock and keys ([`keys`]), and
+//! second: it follows the services ([`service`], [`calm`], [`tuning`]), keeps clock and keys ([`keys`]), and
 //! looks at the world again ([`links`], [`listeners`], [`sysctl`]) when rtnetlink says that it
 //! changed, and every few seconds regardless. All commands come through one channel. Threads of their
 //! own give up half-open connections ([`sweep`]) and look after flows ([`flows`]).
 
 pub(crate) mod admission;
 mod attack;
-mod calm;
+pub mod calm;
 pub(crate) mod clock;
 mod drain;
 mod errands;
@@ -36,7 +36,8 @@ mod snapshot;
 pub(crate) mod startup;
 mod sweep;
 pub(crate) mod sysctl;
-mod watermark;
+pub mod tuning;
+pub mod watermark;
 mod worker;
 
 use std::{
@@ -174,6 +175,7 @@ async fn daemon(args: RunArgs) -> anyhow::Result<()> {
     let signal = run_loop(&mut guard, netlink, commands, &mut signals, &systemd).await;
 
     systemd.stopping();
+    guard.tuning.close();
     // Whoever sits at the terminal wants the machine back; whoever manages services wants no gap.
     match signal {
         "SIGINT" => {

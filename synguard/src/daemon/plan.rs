@@ -16,7 +16,8 @@ use super::{
     listeners::Listener,
     service::Running,
     sysctl::{Profile, Tcp},
-    watermark::{self, Listeners, Watermarks},
+    tuning::Tuning,
+    watermark::{Listeners, Watermarks},
 };
 use crate::{
     dataplane::{
@@ -44,6 +45,8 @@ pub(crate) struct Circumstances<'a> {
     pub rcv_wscale: u8,
     /// The TCP listeners.
     pub listeners: &'a [Listener],
+    /// What is normal for the services.
+    pub tuning: &'a Tuning,
 }
 
 impl Guard {
@@ -66,6 +69,7 @@ impl Guard {
             tcp: &self.tcp,
             rcv_wscale: self.rcv_wscale,
             listeners: &self.listeners,
+            tuning: &self.tuning,
         }
     }
 
@@ -101,13 +105,12 @@ impl Circumstances<'_> {
         let mut tables = tables::compile(&targets, &self.facts(), previous)?;
         let backlogs = self.backlogs(&tables);
         for running in services {
-            let listeners = if running.admission.listens_here() {
+            running.listeners = if running.admission.listens_here() {
                 Listeners::Here(backlogs.get(&running.number).copied())
             } else {
                 Listeners::Behind
             };
-            running.watermarks =
-                watermark::choose(running.service.high, running.service.low, listeners);
+            running.watermarks = running.choose(self.tuning);
             tables
                 .services
                 .insert(running.number, running.config(&profile));

@@ -10,6 +10,7 @@ use super::{
     rate::Rate,
     sweep::Wants,
     sysctl::Profile,
+    tuning::{self, Advice, Tuning},
     watermark::{self, Listeners, Watermarks},
 };
 use crate::{
@@ -37,6 +38,8 @@ pub struct Running {
     pub service: Service,
     /// Its watermarks at present.
     pub watermarks: Watermarks,
+    /// What is known of its listeners.
+    pub listeners: Listeners,
     /// What its valid ACKs become.
     pub admission: Decision,
     /// Whether it is guarded, as of the last tick.
@@ -60,9 +63,12 @@ pub struct Running {
 impl Running {
     /// A service that nothing is known of.
     pub fn new(number: u16, service: Service) -> Self {
+        let listeners = Listeners::Here(None);
+        let Service { high, low, .. } = service;
         Self {
             number,
-            watermarks: watermark::choose(service.high, service.low, Listeners::Here(None)),
+            watermarks: watermark::choose(high, low, listeners, Advice::default()),
+            listeners,
             service,
             admission: Decision {
                 kind: Kind::None,
@@ -158,6 +164,28 @@ impl Running {
             pad: 0,
             mss,
             pad2: 0,
+        }
+    }
+
+    /// The watermarks that are right for it now.
+    pub fn choose(&self, tuning: &Tuning) -> Watermarks {
+        let Service { high, low, .. } = self.service;
+        let advice = tuning.advice(&self.service.name);
+        watermark::choose(high, low, self.listeners, advice)
+    }
+
+    /// What its counters say of what is normal.
+    pub fn sample(&self, now: u64, slot: &SharedState, counted: &ServiceStats) -> tuning::Sample {
+        let state = slot.read();
+        tuning::Sample {
+            wall: clock::wall_seconds(),
+            now,
+            half_open: state.half_open,
+            started: stats::total(counted, &[Reason::SynTracked, Reason::SynCrossed]),
+            completed: stats::count(counted, Reason::HandshakeDone),
+            reset: stats::total(counted, &[Reason::HalfOpenReset, Reason::ServerReset]),
+            guarded: state.state == STATE_GUARDED || self.guarded,
+            high: self.watermarks.high,
         }
     }
 

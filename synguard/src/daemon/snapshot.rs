@@ -108,6 +108,7 @@ impl Guard {
     }
 
     fn service_status(&self, running: &Running) -> ServiceStatus {
+        let normal = self.tuning.normal(&running.service.name);
         let counted = self.counted(running.number);
         let state = self
             .states
@@ -131,6 +132,9 @@ impl Guard {
             half_open: state.half_open,
             high: running.watermarks.high,
             low: running.watermarks.low,
+            high_reason: running.watermarks.reason.to_string(),
+            normal_half_open: normal.map(|normal| normal.half_open.location),
+            normal_syn_rate: normal.map(|normal| normal.syn_rate),
             projected_half_open: if running.guarded {
                 running.projected()
             } else {

@@ -15,6 +15,7 @@ use crate::{
         plan::{Circumstances, USUAL_MTU},
         service::Running,
         sysctl::{self, Tcp},
+        tuning::Tuning,
     },
     dataplane::{
         Options, Tables, apply,
@@ -49,6 +50,7 @@ pub fn plan(path: &Path, interfaces: &[String], world: &World) -> anyhow::Result
         tcp: &tcp,
         rcv_wscale: tcp.profile(USUAL_MTU).rcv_wscale,
         listeners: &listeners,
+        tuning: &Tuning::default(),
     };
     let mut services: Vec<Running> = (1..)
         .zip(&config.services)

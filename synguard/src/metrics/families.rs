@@ -222,6 +222,22 @@ impl Families {
                     .map(|s| (vec![("service", &*s.name)], value(s))),
             )?;
         }
+        let each = |value: fn(&ServiceStatus) -> Option<f64>| {
+            services
+                .iter()
+                .map(move |s| (vec![("service", &*s.name)], value(s).unwrap_or(0.0)))
+        };
+        w.gauge(
+            "synguard_half_open_normal",
+            "Half-open connections that are normal now, at the busiest moment of an hour; 0 as long as \
+             that is not known.",
+            each(|s| s.normal_half_open),
+        )?;
+        w.gauge(
+            "synguard_syn_rate_normal",
+            "SYNs per second that are normal now; 0 as long as that is not known.",
+            each(|s| s.normal_syn_rate),
+        )?;
         w.gauge(
             "synguard_service_exceptions",
             "Addresses and ports the service would cover but must leave alone; `synguard status` \

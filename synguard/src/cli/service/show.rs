@@ -82,6 +82,15 @@ fn render(service: &ServiceStatus, now: u64, colours: bool) -> Result<String, fm
     if service.half_open_oldest > 0.0 {
         line("oldest of them", ages(service))?;
     }
+    if !service.high_reason.is_empty() {
+        line("these watermarks", service.high_reason.clone())?;
+    }
+    if let (Some(half_open), Some(rate)) = (service.normal_half_open, service.normal_syn_rate) {
+        line(
+            "normal now",
+            format!("at most {half_open:.0} half-open, {rate:.1} SYNs a second"),
+        )?;
+    }
     if service.state == "guarded" {
         let projected = service.projected_half_open;
         line("without the guard", format!("{projected} more half-open"))?;
@@ -174,6 +183,8 @@ mod tests {
             (0, "state: guarded for 42s, mode adaptive"),
             (0, "stands in: /etc/synguard/synguard.toml, line 12"),
             (0, "half-open: 12, guarded from 2000, calm again below 500"),
+            (0, "these watermarks: configured"),
+            (0, "normal now: at most 40 half-open, 12.5 SYNs a second"),
             (0, "without the guard: 1500 more half-open"),
             (0, "SYNs: 1234567, 5321 a second now"),
             (0, "leaves alone: 192.0.2.1:22: no listener"),
