@@ -47,7 +47,7 @@ enum Command {
     Demo(run::PassArgs),
     /// Measure, for example what one packet costs on each path
     #[command(
-        after_help = "Everything after `bench` goes to synguard-bench.\nExample: cargo xtask bench path --json"
+        after_help = "Everything after `bench` goes to synguard-bench.\nExample: cargo xtask bench path --json, or cargo xtask bench tuning"
     )]
     Bench(run::PassArgs),
     /// Make the pictures of the documents anew, from what really happens in the lab

@@ -1,6 +1,10 @@
 //! `build`, `demo` and `bench`: compile, then hand over to what was compiled.
 
-use std::{ffi::OsString, os::unix::process::CommandExt as _, process::ExitCode};
+use std::{
+    ffi::OsString,
+    os::unix::process::CommandExt as _,
+    process::{Command, ExitCode},
+};
 
 use anyhow::{Context as _, bail};
 
@@ -62,17 +66,28 @@ pub fn lab_env() -> anyhow::Result<[(&'static str, OsString); 2]> {
     Ok([("PATH", sh::path()?), ("SYNGUARD_BIN", synguard.into())])
 }
 
-/// `cargo xtask demo` and `bench`: becomes `program` of synguard-lab, as root.
+/// `cargo xtask demo` and `bench`: becomes `program` of synguard-lab, as root where it needs the lab.
 pub fn exec(program: &str, args: &PassArgs) -> anyhow::Result<ExitCode> {
-    setup::ensure(&[Scope::Build, Scope::Lab])?;
+    // Simulated time needs no lab.
+    let simulates =
+        program == "synguard-bench" && args.args.first().is_some_and(|arg| arg == "tuning");
+    setup::ensure(if simulates {
+        &[Scope::Build]
+    } else {
+        &[Scope::Build, Scope::Lab]
+    })?;
     build_release()?;
     let path = sh::target_dir()?.join("release").join(program);
     if !path.is_file() {
         bail!("the package synguard-lab has no program {program}");
     }
-    let root = Root::find();
-    root.acquire("the lab of network namespaces")?;
-    let mut command = root.command(&path, lab_env()?);
+    let mut command = if simulates {
+        Command::new(&path)
+    } else {
+        let root = Root::find();
+        root.acquire("the lab of network namespaces")?;
+        root.command(&path, lab_env()?)
+    };
     let error = command.args(&args.args).exec();
     Err(error).with_context(|| format!("cannot run {}", sh::typed(&command)))
 }

@@ -4,6 +4,8 @@
 //! program, both measured within milliseconds of each other, round after round. What is reported
 //! is the least, the median and the greatest of the rounds. The counters of the programs must show that
 //! every packet left for the expected reason; a bench of the wrong path is worth nothing.
+//!
+//! [`tuning`] is another matter: it judges decisions, in simulated time.
 
 mod check;
 mod flows;
@@ -15,6 +17,7 @@ mod random;
 mod report;
 mod run;
 mod scene;
+mod tuning;
 
 use std::process::ExitCode;
 
@@ -22,7 +25,7 @@ use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use nix::unistd::geteuid;
 
-/// Measure what synguard's programs cost.
+/// Measure what synguard's programs cost, and judge what its daemon decides.
 #[derive(Debug, Parser)]
 #[command(name = "synguard-bench", version)]
 struct Args {
@@ -34,6 +37,8 @@ struct Args {
 enum Command {
     /// Nanoseconds per packet on each path, net of the harness, beside floors
     Path(PathArgs),
+    /// Detection and false alarms of the self-tuned watermarks on traces of weeks, beside rivals
+    Tuning(tuning::Args),
 }
 
 /// What `path` can be told.
@@ -62,8 +67,11 @@ struct PathArgs {
 
 /// Runs the bench; what goes wrong is one line.
 pub fn main() -> ExitCode {
-    let Command::Path(args) = Args::parse().command;
-    match path(&args) {
+    let result = match Args::parse().command {
+        Command::Path(args) => path(&args),
+        Command::Tuning(args) => tuning::run(&args),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("synguard-bench: {error:#}");
