@@ -29,3 +29,4 @@ mod short;
 mod stacked;
 mod terminal;
 mod tune;
+mod tuning;
