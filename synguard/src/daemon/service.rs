@@ -182,7 +182,8 @@ impl Running {
             now,
             half_open: state.half_open,
             started: stats::total(counted, &[Reason::SynTracked, Reason::SynCrossed]),
-            completed: stats::count(counted, Reason::HandshakeDone),
+            completed: stats::count(counted, Reason::HandshakeDone)
+                + stats::total(counted, &stats::LET_IN),
             reset: stats::total(counted, &[Reason::HalfOpenReset, Reason::ServerReset]),
             guarded: state.state == STATE_GUARDED || self.guarded,
             high: self.watermarks.high,

@@ -102,7 +102,7 @@ impl Defence for Synguard {
             now: now * 1000,
             half_open: world.half_open,
             started: counts.started,
-            completed: counts.completed,
+            completed: counts.completed + counts.admitted,
             reset: counts.reset,
             guarded: self.guarded_at.is_some(),
             high: self.watermarks.high,

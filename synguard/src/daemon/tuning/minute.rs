@@ -30,9 +30,9 @@ pub struct Sample {
     pub half_open: u64,
     /// SYNs that passed and became half-open, since ever.
     pub started: u64,
-    /// Handshakes completed, of those that passed, since ever.
+    /// Handshakes completed, with the server or with a cookie, since ever.
     pub completed: u64,
-    /// The same, refused by the server or given up by the client.
+    /// Handshakes refused by the server or given up by the client, since ever.
     pub reset: u64,
     /// Whether the programs have turned the service guarded.
     pub guarded: bool,

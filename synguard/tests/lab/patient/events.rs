@@ -26,7 +26,7 @@ const CALM: Duration = Duration::from_secs(60);
 
 /// `synguard events --json` with further arguments.
 #[track_caller]
-pub fn events(guard: &Guard, arguments: &[&str]) -> Vec<Event> {
+fn events(guard: &Guard, arguments: &[&str]) -> Vec<Event> {
     let told = guard.told(&[&["events", "--json"], arguments].concat());
     let event = |line: &str| serde_json::from_str(line).unwrap();
     told.lines().map(event).collect()
