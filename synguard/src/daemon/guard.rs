@@ -89,6 +89,8 @@ pub struct Guard {
     room: Room,
     /// Whether what changes from here on is news.
     ready: bool,
+    /// Whether watermarks could not be applied, and wait for the next look at everything.
+    retuning_failed: bool,
 }
 
 /// Where to start from.
@@ -156,6 +158,7 @@ impl Guard {
             journal,
             room: Room::default(),
             ready: false,
+            retuning_failed: false,
             rcv_wscale: promised.unwrap_or(tcp.profile(USUAL_MTU).rcv_wscale),
             numbers: Numbers::adopt(books.names()),
             services: Vec::new(),
@@ -414,8 +417,12 @@ impl Guard {
     fn retune(&mut self) {
         let mut services = self.services.iter();
         let changes = services.any(|running| running.watermarks != running.choose(&self.tuning));
-        if changes && let Err(error) = self.replan() {
+        if changes
+            && !self.retuning_failed
+            && let Err(error) = self.replan()
+        {
             error!("the watermarks stay as they were: {error:#}");
+            self.retuning_failed = true;
         }
         self.tuning.save_if_due();
     }
@@ -436,6 +443,7 @@ impl Guard {
         report_admission(&self.services, &services, &self.journal, self.ready);
         self.tables = tables;
         self.services = services;
+        self.retuning_failed = false;
         let names = self
             .services
             .iter()
