@@ -14,7 +14,6 @@ use synguard_lab::{
 
 use crate::{
     client::HTTP,
-    events::events,
     guard::{PATIENCE, eventually},
     halfopen::syn_received,
     routed,
@@ -100,8 +99,8 @@ fn a_crowd_of_real_clients_is_let_pass() {
     let service = guard.service();
     assert_eq!((service.state.as_str(), service.guarded_total), ("calm", 0));
     // It has room for more of them, and says why.
-    assert!(service.high > 64, "{service:?}");
-    let changes = events(&guard, &["--kind", "threshold_changed"]);
-    assert!((1..=3).contains(&changes.len()), "{changes:?}");
-    assert!(changes[0].message.contains("64"), "{changes:?}");
+    assert_eq!(service.high, 256, "{service:?}");
+    let told = guard.told(&["events", "--json", "--kind", "threshold_changed"]);
+    assert!((1..=3).contains(&told.lines().count()), "{told}");
+    assert!(told.contains("high 256, low 128"), "{told}");
 }
