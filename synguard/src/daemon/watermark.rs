@@ -19,7 +19,7 @@ const UNKNOWN_HIGH: u32 = 512;
 /// What it begins with for servers behind the box: half of 128.
 const FORWARDED_HIGH: u32 = 64;
 /// The most that it chooses for them: half of the backlog that nginx, Apache and many more ask for, 511,
-/// rounded up. A server whose queue is shorter has never completed what it would take to get there.
+/// rounded up. It gets there only where clients complete their handshakes.
 const FORWARDED_CAP: u32 = 256;
 /// What is not called a flood, however quiet a service is otherwise.
 const FLOOR: u32 = 128;
