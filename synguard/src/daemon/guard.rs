@@ -8,6 +8,7 @@ use aya::maps::MapError;
 use synguard_common::abi::{
     ADMISSION_LOCAL, ADMISSION_PROXY, Clock, Runtime, SERVICE_NONE, TICKS_PER_SECOND,
 };
+use synguard_common::verdict::Reason;
 use tracing::{error, warn};
 
 use super::{
@@ -554,7 +555,13 @@ impl Guard {
                 continue;
             };
             match stats::read(&self.dataplane.maps.stats, running.number) {
-                Ok(counted) => {
+                Ok(mut counted) => {
+                    // SYNs that we have shown to the programs again were no more of them.
+                    let reminded = self.books.counted(running.number, Count::Reminded);
+                    counted.syns = counted.syns.saturating_sub(reminded);
+                    if let Some(challenged) = counted.reasons.get_mut(Reason::Challenged as usize) {
+                        *challenged = challenged.saturating_sub(reminded);
+                    }
                     let calmed = running.calmed_total;
                     running.tick(now, slot, &counted, &self.journal);
                     let calmed = running.calmed_total - calmed;
