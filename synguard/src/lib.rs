@@ -12,6 +12,7 @@ mod fold;
 mod http;
 mod human;
 pub mod journal;
+pub mod lists;
 pub mod metrics;
 pub mod model;
 pub mod top;

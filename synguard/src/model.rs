@@ -15,6 +15,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use synguard_common::verdict::Reason;
 
+use crate::lists::{Counts, SourceRules};
+
 /// A configuration that has been checked as a whole.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -44,6 +46,8 @@ pub struct Config {
     pub verified_timeout: Duration,
     /// Whether SYNs that are answered are remembered beside their cookies.
     pub syn_cache: bool,
+    /// What is said of sources.
+    pub sources: SourceRules,
     /// The services, in the order of the file; their numbers in the tables are position + 1.
     pub services: Vec<Service>,
 }
@@ -188,6 +192,9 @@ pub struct Snapshot {
     pub maps: Vec<MapFill>,
     /// Connections of proxied services.
     pub flows: FlowStatus,
+    /// Sources that are listed, and what one may ask for.
+    #[serde(default)]
+    pub sources: SourceStatus,
     /// Events noted since the start, by kind.
     #[serde(default)]
     pub events: BTreeMap<String, u64>,
@@ -311,6 +318,19 @@ pub struct ServerStatus {
     pub mss: Option<u16>,
     /// Options that a server fell short of, and that are not offered for a while.
     pub withheld: Vec<String>,
+}
+
+/// Sources that are listed, and what one may ask for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceStatus {
+    /// Prefixes in force.
+    #[serde(flatten)]
+    pub listed: Counts,
+    /// SYNs of one source in a second that may come to nothing while their service is calm; none is no
+    /// limit.
+    pub syn_budget: Option<u32>,
+    /// SYN-ACKs to one address in a second that nobody answers, while guarded; none is no limit.
+    pub answer_budget: Option<u32>,
 }
 
 /// Connections of proxied services, all of them together.

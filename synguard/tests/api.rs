@@ -14,10 +14,11 @@ use hyper_util::rt::TokioIo;
 use socket2::{Domain, SockAddr, Socket, Type};
 use synguard::{
     control::{
-        self, Command, DetachHow, DetachRequest, EventsRequest, Handle, ServiceRequest,
-        client::Client, client::ClientError,
+        self, Command, DetachHow, DetachRequest, EventsRequest, Handle, Listing, ServiceRequest,
+        SourcesRemoval, SourcesRequest, client::Client, client::ClientError,
     },
     journal::{Journal, Kind, Timestamp, What},
+    lists::List,
     metrics,
     model::{Mode, Snapshot},
 };
@@ -71,6 +72,26 @@ fn pretend() -> (Handle, Arc<Mutex<Vec<String>>>) {
                 Command::RemoveService { name, reply } => {
                     note(format!("remove {name}"));
                     drop(reply.send(Err(format!("no service {name}"))));
+                }
+                Command::AddSources { request, reply } => {
+                    let SourcesRequest { list, prefixes, .. } = &request;
+                    note(format!("{list} {} {:?}", prefixes.len(), request.comment));
+                    drop(reply.send(Ok("listed".into())));
+                }
+                Command::RemoveSources { request, reply } => {
+                    note(format!("not {} {}", request.list, request.prefixes.len()));
+                    drop(reply.send(Err("stands in a file".into())));
+                }
+                Command::ListSources { list, reply } => {
+                    let listing = |n: u32| Listing {
+                        prefix: std::net::Ipv4Addr::from(n).to_string().parse().unwrap(),
+                        list,
+                        until: None,
+                        comment: None,
+                        origin: "command".into(),
+                        in_force: true,
+                    };
+                    drop(reply.send((1..=2500).map(listing).collect()));
                 }
                 // A run loop that dies over it.
                 Command::Reload { reply } => drop(reply),
@@ -556,4 +577,39 @@ async fn a_taken_metrics_port_is_one_line() {
              another address with --metrics, or `--metrics off`"
         )
     );
+}
+
+#[tokio::test]
+async fn lists_of_sources_are_whole_and_may_be_long() {
+    let (_directory, socket) = directory();
+    let (handle, log) = pretend();
+    let server = serve_control(&socket, handle);
+    let client = Client::new(&socket);
+    let listed = client.list_sources(List::Block).await.unwrap();
+    assert_eq!(listed.len(), 2500);
+    assert_eq!(listed[2499].prefix.to_string(), "0.0.9.196");
+
+    let prefix = |n: u128| std::net::Ipv6Addr::from(u128::MAX - n).to_string();
+    let request = SourcesRequest {
+        list: List::Block,
+        prefixes: (0..100_000).map(|n| prefix(n).parse().unwrap()).collect(),
+        until: None,
+        comment: Some("a feed".into()),
+        temporary: false,
+    };
+    assert_eq!(
+        client.add_sources(&request).await.unwrap().message,
+        "listed"
+    );
+    let removal = SourcesRemoval {
+        list: List::Allow,
+        prefixes: request.prefixes.clone(),
+    };
+    let error = client.remove_sources(&removal).await.unwrap_err();
+    assert_eq!(error.to_string(), "stands in a file");
+    assert_eq!(
+        *log.lock().unwrap(),
+        ["block 100000 Some(\"a feed\")", "not allow 100000"]
+    );
+    server.stop().await;
 }

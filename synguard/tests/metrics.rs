@@ -57,6 +57,7 @@ const NAMES: &[(&str, &str)] = &[
     ("synguard_server_profile_info", "gauge"),
     ("synguard_service_exceptions", "gauge"),
     ("synguard_service_info", "gauge"),
+    ("synguard_sources", "gauge"),
     ("synguard_sources_verified_total", "counter"),
     ("synguard_start_time_seconds", "gauge"),
     ("synguard_state_changes_total", "counter"),
@@ -213,6 +214,8 @@ fn values_come_from_the_snapshot() {
              sack=\"no\",window_scale=\"7\",ecn=\"no\",mss=\"1400\",withheld=\"sack,ecn\"}",
             1.0,
         ),
+        ("synguard_sources{list=\"allow\"}", 3.0),
+        ("synguard_sources{list=\"block\"}", 100_000.0),
         ("synguard_map_entries{map=\"HALF_OPEN\"}", 12.0),
         ("synguard_map_capacity{map=\"HALF_OPEN\"}", 65_536.0),
         // Buckets are cumulative here.

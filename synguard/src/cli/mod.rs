@@ -8,6 +8,7 @@ mod config;
 mod detach;
 mod events;
 mod explain;
+mod lists;
 mod logging;
 mod man;
 mod mode;
@@ -74,6 +75,8 @@ enum Command {
     Top(top::Top),
     Events(events::Events),
     Service(service::Service),
+    Allow(lists::Allow),
+    Block(lists::Block),
     Attach(attach::Attach),
     Detach(detach::Detach),
     Mode(mode::SetMode),
@@ -121,6 +124,8 @@ impl Command {
             Self::Top(command) => command.execute(),
             Self::Events(command) => command.execute(),
             Self::Service(command) => command.execute(),
+            Self::Allow(command) => command.execute(),
+            Self::Block(command) => command.execute(),
             Self::Attach(command) => command.execute(),
             Self::Detach(command) => command.execute(),
             Self::Mode(command) => command.execute(),

@@ -11,7 +11,7 @@ use crate::{
     dataplane::stats::LET_IN,
     fold,
     human::{ago, count, now, offered},
-    model::{FlowStatus, ServiceStatus, Snapshot, packets},
+    model::{FlowStatus, ServiceStatus, Snapshot, SourceStatus, packets},
 };
 
 /// Show what the running daemon guards, and how that stands.
@@ -89,6 +89,7 @@ fn render(snapshot: &Snapshot, now: u64, colours: bool) -> Result<String, fmt::E
     for service in &snapshot.services {
         notes(&mut text, service)?;
     }
+    fold(&mut text, "sources", &sources(&snapshot.sources))?;
     if let Some(line) = flows(&snapshot.flows) {
         fold(&mut text, "flows", &line)?;
     }
@@ -204,6 +205,23 @@ fn notes(text: &mut String, service: &ServiceStatus) -> fmt::Result {
         fold(text, &service.name, &format!("leaves alone {excepted}"))?;
     }
     Ok(())
+}
+
+/// Sources that are listed, and what one may ask for.
+fn sources(sources: &SourceStatus) -> String {
+    let mut line = format!(
+        "{} prefixes allowed, {} blocked",
+        sources.listed.allowed, sources.listed.blocked
+    );
+    for (budget, what) in [
+        (sources.syn_budget, "SYNs of one that come to nothing"),
+        (sources.answer_budget, "unanswered SYN-ACKs to one"),
+    ] {
+        if let Some(budget) = budget {
+            line.push_str(&format!("; at most {budget} {what} in a second"));
+        }
+    }
+    line
 }
 
 /// Connections of proxied services; nothing where there never was one.

@@ -4,6 +4,8 @@
 use std::{
     collections::{HashMap, HashSet},
     ops::{Range, RangeInclusive},
+    path::Path,
+    sync::Arc,
 };
 
 use ipnet::IpNet;
@@ -14,7 +16,8 @@ use toml::{
 
 use super::{
     built_in, cover,
-    mistake::Report,
+    listed::{self, ListFile, SOURCES_KEYS},
+    mistake::{Mistake, Report},
     server,
     table::{Key, Located, Section, describe},
     values::{self, AddressItem},
@@ -63,21 +66,25 @@ pub(super) struct Found {
     prefixes: HashMap<IpNet, Range<usize>>,
 }
 
-/// The configuration in `text` without its services, what services inherit, and the services;
-/// meaningless unless the report is clean afterwards.
-pub(super) fn config(text: &str, report: &mut Report<'_>) -> (Config, Defaults, Vec<Found>) {
+/// The configuration in `text` without its services, what services inherit, the services, and what is
+/// wrong in files of prefixes; meaningless unless the report is clean afterwards.
+pub(super) fn config(
+    (path, text): (&Path, &str),
+    files: &[Arc<ListFile>],
+    report: &mut Report<'_>,
+) -> (Config, Defaults, Vec<Found>, Vec<Mistake>) {
     let mut config = built_in();
     let mut defaults = Defaults {
         settings: Settings::built_in(),
         entries: config.half_open_entries,
     };
     let Some(document) = parse(text, report) else {
-        return (config, defaults, Vec::new());
+        return (config, defaults, Vec::new(), Vec::new());
     };
     let root = Section::open(
         document.get_ref(),
         "the file",
-        &["daemon", "defaults", "service"],
+        &["daemon", "sources", "defaults", "service"],
         report,
     );
 
@@ -111,6 +118,10 @@ pub(super) fn config(text: &str, report: &mut Report<'_>) -> (Config, Defaults, 
 
     set(&mut config.syn_cache, &daemon, &values::SYN_CACHE, report);
 
+    let section = subsection(&root, "sources", SOURCES_KEYS, report);
+    let (sources, mistakes) = listed::read(&section, (path, text), files, report);
+    config.sources = sources;
+
     let section = subsection(&root, "defaults", values::DEFAULTS_KEYS, report);
     let mut settings = Settings::built_in().overlaid(&section, report);
     settings.high.inherited = true;
@@ -134,7 +145,7 @@ pub(super) fn config(text: &str, report: &mut Report<'_>) -> (Config, Defaults, 
         }
         Some(value) => services(value, 0, &defaults, report),
     };
-    (config, defaults, found)
+    (config, defaults, found, mistakes)
 }
 
 /// The services in `text`, a file of nothing else, which has the report `file`.

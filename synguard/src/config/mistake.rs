@@ -49,16 +49,21 @@ impl Mistake {
         &self.text
     }
 
+    /// A mistake at a line and column.
+    pub(super) fn at(file: &Path, position: (usize, usize), text: String) -> Self {
+        Self {
+            file: file.to_owned(),
+            position: Some(position),
+            text,
+        }
+    }
+
     /// A mistake at the position that follows `before`.
     pub(super) fn at_end_of(file: &Path, before: &str, text: String) -> Self {
         let line = before.matches('\n').count() + 1;
         let line_start = before.rfind('\n').map_or(0, |i| i + 1);
         let column = before[line_start..].chars().count() + 1;
-        Self {
-            file: file.to_owned(),
-            position: Some((line, column)),
-            text,
-        }
+        Self::at(file, (line, column), text)
     }
 }
 

@@ -8,6 +8,7 @@
 
 pub mod cover;
 mod document;
+mod listed;
 mod mistake;
 mod server;
 mod sources;
@@ -20,14 +21,19 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     str::FromStr,
+    sync::Arc,
     time::Duration,
 };
 
+pub(crate) use listed::is_comment;
 pub use mistake::{Error, Mistake};
 pub use sources::{Addition, Origin, Sources};
 pub(crate) use values::HALF_OPEN_BOUNDS;
 
-use crate::model::{Config, Mode, Service, XdpMode};
+use crate::{
+    lists::SourceRules,
+    model::{Config, Mode, Service, XdpMode},
+};
 
 /// Where the packaged daemon has its configuration.
 pub const DEFAULT_PATH: &str = "/etc/synguard/synguard.toml";
@@ -57,6 +63,10 @@ pub const DEFAULT_CALM_AFTER: Duration = Duration::from_secs(15);
 /// Age at which a half-open connection is given up: Linux gives up its own after 63 s
 /// (`net.ipv4.tcp_synack_retries` = 5).
 pub const DEFAULT_HALF_OPEN_TIMEOUT: Duration = Duration::from_secs(64);
+
+/// SYN-ACKs to one address in a second that nobody answers: a hundredth of what one core can be made to
+/// send.
+pub const DEFAULT_ANSWER_BUDGET: u32 = 1000;
 
 /// A file of more bytes is not read: a thousand services with ten prefixes each have a third.
 const SIZE_LIMIT: u64 = 1 << 20;
@@ -199,6 +209,11 @@ pub fn built_in() -> Config {
         verified_entries: DEFAULT_VERIFIED_ENTRIES,
         verified_timeout: DEFAULT_VERIFIED_TIMEOUT,
         syn_cache: true,
+        sources: SourceRules {
+            listed: Arc::default(),
+            syn_budget: 0,
+            answer_budget: DEFAULT_ANSWER_BUDGET,
+        },
         services: vec![Service {
             name: "default".into(),
             ..document::template()

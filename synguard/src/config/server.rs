@@ -6,8 +6,8 @@ use toml::de::DeValue;
 
 use super::{
     mistake::Report,
-    table::{Key, Located, Section, describe},
-    values::{self, number},
+    table::{Key, Located, Section, describe, number},
+    values,
 };
 use crate::model::{Admission, Server, ServerOffer};
 

@@ -5,10 +5,12 @@ use std::{
     collections::BTreeMap,
     fmt, fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use super::{
     Overrides, document,
+    listed::{self, ListFile},
     mistake::{Error, Mistake, Report},
     read,
 };
@@ -32,6 +34,8 @@ pub struct Addition {
 #[derive(Clone, Debug)]
 pub struct Sources {
     main: Option<(PathBuf, String)>,
+    /// The files of prefixes that it names.
+    lists: Vec<Arc<ListFile>>,
     additions: Vec<Addition>,
     overrides: Overrides,
     state: Option<PathBuf>,
@@ -86,8 +90,13 @@ impl Sources {
         let main = path
             .map(|path| Ok::<_, Error>((path.to_owned(), read(path)?)))
             .transpose()?;
+        let lists = match &main {
+            Some((_, text)) => listed::read_files(text),
+            None => Vec::new(),
+        };
         Ok(Self {
             main,
+            lists,
             additions: Vec::new(),
             overrides: overrides.clone(),
             state: None,
@@ -109,6 +118,11 @@ impl Sources {
     /// The main file.
     pub fn main_path(&self) -> Option<&Path> {
         self.main.as_ref().map(|(path, _)| path.as_path())
+    }
+
+    /// What is kept from one start to the next is here, if anywhere.
+    pub fn state(&self) -> Option<&Path> {
+        self.state.as_deref()
     }
 
     /// Where services added by command are kept, if anywhere.
@@ -136,7 +150,7 @@ impl Sources {
     pub fn config(&self) -> Result<Config, Error> {
         let main = self.main.as_ref();
         let main = main.map(|(path, text)| (path.as_path(), text.as_str()));
-        let mut config = parse(main, &self.additions)?;
+        let mut config = parse(main, &self.lists, &self.additions)?;
         self.overrides.apply(&mut config);
         Ok(config)
     }
@@ -208,11 +222,16 @@ impl Sources {
 }
 
 /// Checks the main file, the built-in configuration without, and the additions against each other.
-pub(super) fn parse(main: Option<(&Path, &str)>, additions: &[Addition]) -> Result<Config, Error> {
+pub(super) fn parse(
+    main: Option<(&Path, &str)>,
+    lists: &[Arc<ListFile>],
+    additions: &[Addition],
+) -> Result<Config, Error> {
     // An empty file is the built-in configuration.
     let (path, text) = main.unwrap_or((Path::new(""), ""));
     let mut reports = vec![Report::new(path, text)];
-    let (mut config, defaults, mut found) = document::config(text, &mut reports[0]);
+    let (mut config, defaults, mut found, in_lists) =
+        document::config((path, text), lists, &mut reports[0]);
     for (n, addition) in additions.iter().enumerate() {
         let mut report = Report::new(&addition.path, &addition.text);
         found.extend(document::addition(
@@ -225,7 +244,8 @@ pub(super) fn parse(main: Option<(&Path, &str)>, additions: &[Addition]) -> Resu
     }
     document::check_together(&found, &mut reports);
     config.services = found.into_iter().map(|found| found.service).collect();
-    let mistakes = reports.into_iter().flat_map(Report::mistakes).collect();
+    let reports = reports.into_iter().flat_map(Report::mistakes);
+    let mistakes = reports.chain(in_lists).collect();
     match Error::of(mistakes, path) {
         Some(error) => Err(error),
         None => Ok(config),

@@ -96,6 +96,11 @@ pub(super) fn integer(value: &DeValue<'_>) -> Option<i128> {
     i128::from_str_radix(integer.as_str(), integer.radix()).ok()
 }
 
+/// The same as a number that fits.
+pub(super) fn number<T: TryFrom<i128>>(value: &DeValue<'_>) -> Option<T> {
+    integer(value).and_then(|n| n.try_into().ok())
+}
+
 fn suggestion(name: &str, known: &[&str]) -> String {
     let name = name.to_ascii_lowercase().replace('-', "_");
     let nearest = known

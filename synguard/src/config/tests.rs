@@ -9,7 +9,7 @@ const SHIPPED: &str = include_str!("../../../deploy/synguard.toml");
 
 /// Checks `text`, which came from `path`.
 fn parse(path: &Path, text: &str) -> Result<Config, Error> {
-    sources::parse(Some((path, text)), &[])
+    sources::parse(Some((path, text)), &listed::read_files(text), &[])
 }
 
 fn good(text: &str) -> Config {
@@ -53,7 +53,8 @@ fn the_shipped_file_documents_every_key() {
         .collect();
     let document = document.join("\n");
     let (_, rest) = document.split_once("[daemon]").unwrap();
-    let (daemon, rest) = rest.split_once("[defaults]").unwrap();
+    let (daemon, rest) = rest.split_once("[sources]").unwrap();
+    let (sources, rest) = rest.split_once("[defaults]").unwrap();
     let (defaults, service) = rest.split_once("[[service]]").unwrap();
     let has = |section: &str, key: &str| {
         section
@@ -62,6 +63,9 @@ fn the_shipped_file_documents_every_key() {
     };
     for key in values::DAEMON_KEYS {
         assert!(has(daemon, key), "[daemon] {key}");
+    }
+    for key in listed::SOURCES_KEYS {
+        assert!(has(sources, key), "[sources] {key}");
     }
     for key in values::DEFAULTS_KEYS {
         assert!(has(defaults, key), "[defaults] {key}");
@@ -732,5 +736,127 @@ fn several_mistakes_are_one_line_each_and_the_first_stands_for_all() {
         error.to_string(),
         "f.toml:2:10: `socket` is 1; give an absolute path (and 2 more: `synguard config check \
          f.toml` lists them)"
+    );
+}
+
+#[test]
+fn sources_are_read_from_the_file_and_from_files_of_their_own() {
+    use crate::{
+        journal::Timestamp,
+        lists::{Configured, Entry},
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let [drop, edrop] = ["drop.txt", "edrop.txt"].map(|name| directory.path().join(name));
+    fs::write(&drop, "# a list\n192.0.2.0/24\n198.51.100.9\n").unwrap();
+    fs::write(&edrop, "198.51.100.9\n2001:db8::/32 ; SBL1\n").unwrap();
+    let config = good(&format!(
+        r#"
+[sources]
+allow = [
+    "203.0.113.7",
+    {{ prefix = "203.0.113.8", comment = "ours", until = 2027-01-15T09:00:00+01:00 }},
+]
+block = [{{ prefix = "192.0.2.0/24", until = 2027-01-15 }}]
+block_files = [{drop:?}, {edrop:?}]
+syn_budget = 50
+answer_budget = "off"
+"#
+    ));
+    let sources = config.sources;
+    assert_eq!((sources.syn_budget, sources.answer_budget), (50, 0));
+    let place = |listed: &Configured, entry: &Entry| {
+        let file = listed.file(entry.place).file_name().unwrap().to_owned();
+        format!(
+            "{} {} {file:?}:{}",
+            entry.list, entry.prefix, entry.place.line
+        )
+    };
+    let listed = &sources.listed;
+    let told: Vec<_> = listed.entries().iter().map(|e| place(listed, e)).collect();
+    // The file's own ends sooner than the same in the list.
+    assert_eq!(
+        told,
+        [
+            "block 192.0.2.0/24 \"drop.txt\":2",
+            "block 198.51.100.9 \"drop.txt\":3",
+            "allow 203.0.113.7 \"f.toml\":4",
+            "allow 203.0.113.8 \"f.toml\":5",
+            "block 2001:db8::/32 \"edrop.txt\":2",
+        ]
+    );
+    let ours = listed.get(&"203.0.113.8".parse().unwrap()).unwrap();
+    assert_eq!(ours.comment.as_deref(), Some("ours"));
+    assert_eq!(ours.until, Some(Timestamp::from_millis(1_800_000_000_000)));
+
+    assert_eq!(
+        good("[sources]\nanswer_budget = 65535")
+            .sources
+            .answer_budget,
+        65_535
+    );
+}
+
+#[test]
+fn mistakes_in_sources_are_told_by_line() {
+    let right = "a prefix such as \"192.0.2.0/24\", or { prefix = \"192.0.2.0/24\", comment = \"why\", \
+                 until = 2026-11-21T20:00:00Z }";
+    bad(
+        "[sources]\nblock = [\"10.0.0.1/8\", 7, \"::1\", \"::1\", { comment = \"x\" }]\nallow = [\n  \
+         \"::1\",\n]\n",
+        &[
+            "f.toml:2:10: 10.0.0.1/8 has host bits set; give 10.0.0.0/8 for the prefix, or 10.0.0.1 for \
+             the address",
+            &format!("f.toml:2:24: 7 is no prefix; give {right}"),
+            "f.toml:2:27: ::1 is blocked, and allowed in f.toml, line 4; remove one",
+            "f.toml:2:34: ::1 is blocked, and allowed in f.toml, line 4; remove one",
+            &format!("f.toml:2:41: there is no `prefix`; give {right}"),
+        ],
+    );
+    bad(
+        "[sources]\nblock = [\"::1\", \"::2\", \"::1/128\", { prefix = \"::3\", until = \"x\" }]\nsyn_budget \
+         = 0\nanswer_budget = 65536\n",
+        &[
+            "f.toml:2:24: ::1 is there twice; remove one",
+            "f.toml:2:61: `until` is \"x\"; give a date and time such as 2026-11-21T20:00:00Z, without \
+             quotes",
+            "f.toml:3:14: `syn_budget` is 0; give \"off\" or a number from 1 to 65535",
+            "f.toml:4:17: `answer_budget` is 65536; give \"off\" or a number from 1 to 65535",
+        ],
+    );
+    bad(
+        "[sources]\nblock = \"::1\"\nallow_files = [\"a.txt\"]\nalow = []\n",
+        &[
+            "f.toml:2:9: `block` is \"::1\"; give an array of prefixes such as [\"192.0.2.0/24\"]",
+            "f.toml:3:16: \"a.txt\" is no path; give absolute paths of files with one prefix a line",
+            "f.toml:4:1: unknown key `alow` in [sources]; did you mean `allow`?",
+        ],
+    );
+
+    let directory = tempfile::tempdir().unwrap();
+    let [list, missing] = ["list.txt", "missing.txt"].map(|name| directory.path().join(name));
+    fs::write(&list, "::1\n10.0.0.0/8\n x.example\n::1\n").unwrap();
+    let (list_shown, missing_shown) = (list.display(), missing.display());
+    bad(
+        &format!(
+            "[sources]\nallow = [\"10.0.0.0/8\"]\nblock_files = [{list:?}, {missing:?}, {list:?}]\n"
+        ),
+        &[
+            &format!(
+                "f.toml:3:{}: {list_shown} is there twice; remove one",
+                20 + list_shown.to_string().len() + missing_shown.to_string().len() + 4
+            ),
+            &format!(
+                "{list_shown}:3:2: \"x.example\" is neither an address nor a prefix; give one such as \
+                 192.0.2.1, 192.0.2.0/24 or 2001:db8::/32"
+            ),
+            &format!("{list_shown}:4:1: ::1 is there twice, also in line 1; remove one"),
+            &format!(
+                "{missing_shown}: cannot be read: No such file or directory (os error 2); name a file \
+                 that can be"
+            ),
+            &format!(
+                "{list_shown}:2:1: 10.0.0.0/8 is blocked, and allowed in f.toml, line 2; remove one"
+            ),
+        ],
     );
 }

@@ -1,7 +1,6 @@
 //! The keys and what their values may be.
 
 use std::{
-    net::IpAddr,
     ops::RangeInclusive,
     path::{Path, PathBuf},
     time::Duration,
@@ -12,9 +11,12 @@ use toml::de::DeValue;
 
 use super::{
     MetricsAddress, PinDirectory, StateDirectory,
-    table::{Key, describe, integer},
+    table::{Key, describe, integer, number},
 };
-use crate::model::{Admission, Mode, Watermark, XdpMode};
+use crate::{
+    lists::{Prefix, PrefixError},
+    model::{Admission, Mode, Watermark, XdpMode},
+};
 
 /// More would need more memory than the half-open table may have.
 const HIGH_LIMIT: u32 = 4_000_000;
@@ -264,46 +266,18 @@ pub(super) fn address_item(value: &DeValue<'_>) -> Result<AddressItem, String> {
     if text == "interface" {
         return Ok(AddressItem::Interface);
     }
-    let (address, length) = match text.split_once('/') {
-        None => (text, None),
-        Some((address, length)) => (
-            address,
-            Some(length.parse::<u8>().map_err(|_| unreadable())?),
-        ),
+    let prefix = match text.parse::<Prefix>() {
+        Ok(prefix) => prefix.net(),
+        Err(PrefixError::Unreadable(_)) => return Err(unreadable()),
+        Err(PrefixError::Wrong(line)) => return Err(line),
     };
-    let address: IpAddr = address.parse().map_err(|_| unreadable())?;
-    let longest = if address.is_ipv4() { 32 } else { 128 };
-    let length = length.unwrap_or(longest);
-    let Ok(prefix) = IpNet::new(address, length) else {
-        return Err(format!(
-            "{text} is longer than an address; give a prefix length of at most {longest}"
-        ));
-    };
-    if let IpNet::V6(v6) = prefix
-        && length >= 96
-        && let Some(v4) = v6.addr().to_ipv4_mapped()
-    {
-        let right = if length == 128 {
-            v4.to_string()
-        } else {
-            format!("{v4}/{}", length - 96)
-        };
-        return Err(format!(
-            "{text} is an IPv4 address mapped to IPv6; give {right}"
-        ));
-    }
-    if prefix.network() != address {
-        return Err(format!(
-            "{text} has host bits set; give {} for the prefix, or {address} for the address",
-            prefix.trunc()
-        ));
-    }
+    let address = prefix.addr();
     if address.is_multicast() {
         return Err(format!(
             "{text} is multicast, where there is no TCP; give the address of the service"
         ));
     }
-    if address.is_unspecified() && length == longest {
+    if address.is_unspecified() && prefix.prefix_len() == prefix.max_prefix_len() {
         let every = if address.is_ipv4() {
             "0.0.0.0/0"
         } else {
@@ -355,10 +329,6 @@ pub(super) fn port_item(value: &DeValue<'_>) -> Result<RangeInclusive<u16>, Stri
         }
         _ => wrong(" is not a TCP port"),
     }
-}
-
-pub(super) fn number<T: TryFrom<i128>>(value: &DeValue<'_>) -> Option<T> {
-    integer(value).and_then(|n| n.try_into().ok())
 }
 
 fn entries(value: &DeValue<'_>) -> Result<u32, &'static str> {

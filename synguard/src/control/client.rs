@@ -20,11 +20,12 @@ use thiserror::Error;
 use tokio::{net::UnixStream, time::timeout};
 
 use super::{
-    DetachRequest, Done, EventsRequest, Failure, InterfaceRequest, ModeRequest, NameRequest,
-    ServiceRequest,
+    DetachRequest, Done, EventsRequest, Failure, InterfaceRequest, Listing, ModeRequest,
+    NameRequest, ServiceRequest, SourcesRemoval, SourcesRequest,
 };
 use crate::{
     journal::Event,
+    lists::List,
     model::{InterfaceStatus, Mode, Snapshot},
 };
 
@@ -135,6 +136,31 @@ impl Client {
         self.request(Method::DELETE, &path, None::<&()>).await
     }
 
+    /// `POST /v1/sources`.
+    pub async fn add_sources(&self, request: &SourcesRequest) -> Result<Done, ClientError> {
+        self.request(Method::POST, "/v1/sources", Some(request))
+            .await
+    }
+
+    /// `DELETE /v1/sources`.
+    pub async fn remove_sources(&self, request: &SourcesRemoval) -> Result<Done, ClientError> {
+        self.request(Method::DELETE, "/v1/sources", Some(request))
+            .await
+    }
+
+    /// `GET /v1/sources`.
+    pub async fn list_sources(&self, list: List) -> Result<Vec<Listing>, ClientError> {
+        let path = format!("/v1/sources?list={list}");
+        let (ok, bytes) = self.exchange(Method::GET, &path, None::<&()>).await?;
+        if !ok {
+            return Err(self.refusal(&bytes));
+        }
+        serde_json::Deserializer::from_slice(&bytes)
+            .into_iter()
+            .collect::<Result<_, _>>()
+            .map_err(|e| self.strange(e))
+    }
+
     /// `POST /v1/reload`.
     pub async fn reload(&self) -> Result<Done, ClientError> {
         self.request(Method::POST, "/v1/reload", None::<&()>).await
@@ -165,6 +191,21 @@ impl Client {
         path: &str,
         body: Option<&impl Serialize>,
     ) -> Result<T, ClientError> {
+        let (ok, bytes) = self.exchange(method, path, body).await?;
+        if ok {
+            serde_json::from_slice(&bytes).map_err(|e| self.strange(e))
+        } else {
+            Err(self.refusal(&bytes))
+        }
+    }
+
+    /// The answer, and whether it is what was asked for.
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<(bool, Bytes), ClientError> {
         let patience = if method == Method::GET {
             PATIENCE_TO_LOOK
         } else {
@@ -175,12 +216,7 @@ impl Client {
             let ok = response.status().is_success();
             Ok((ok, self.collect(response).await?))
         };
-        let (ok, bytes) = self.within(patience, exchange).await?;
-        if ok {
-            serde_json::from_slice(&bytes).map_err(|e| self.strange(e))
-        } else {
-            Err(self.refusal(&bytes))
-        }
+        self.within(patience, exchange).await
     }
 
     /// What comes of `exchange`, which may take so long.

@@ -6,9 +6,10 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{DetachRequest, ServiceRequest};
+use super::{DetachRequest, Listing, ServiceRequest, SourcesRemoval, SourcesRequest};
 use crate::{
     journal::Journal,
+    lists::List,
     model::{InterfaceStatus, Mode, Snapshot},
 };
 
@@ -58,6 +59,27 @@ pub enum Command {
         name: String,
         /// What was removed, or why nothing was.
         reply: oneshot::Sender<Result<String, String>>,
+    },
+    /// Allow or block sources, all or none.
+    AddSources {
+        /// Which, and how.
+        request: SourcesRequest,
+        /// What was listed, or why nothing was.
+        reply: oneshot::Sender<Result<String, String>>,
+    },
+    /// Take sources that a command has listed from their list.
+    RemoveSources {
+        /// Which.
+        request: SourcesRemoval,
+        /// What was removed, or why nothing was.
+        reply: oneshot::Sender<Result<String, String>>,
+    },
+    /// Tell what is in a list.
+    ListSources {
+        /// Which.
+        list: List,
+        /// What is in it, by prefix.
+        reply: oneshot::Sender<Vec<Listing>>,
     },
     /// Read the configuration file again and apply it, whole or not at all.
     Reload {
@@ -141,6 +163,25 @@ impl Handle {
         self.ask(|reply| Command::RemoveService { name, reply })
             .await?
             .map_err(CommandError::Refused)
+    }
+
+    /// [`Command::AddSources`].
+    pub async fn add_sources(&self, request: SourcesRequest) -> Result<String, CommandError> {
+        self.ask(|reply| Command::AddSources { request, reply })
+            .await?
+            .map_err(CommandError::Refused)
+    }
+
+    /// [`Command::RemoveSources`].
+    pub async fn remove_sources(&self, request: SourcesRemoval) -> Result<String, CommandError> {
+        self.ask(|reply| Command::RemoveSources { request, reply })
+            .await?
+            .map_err(CommandError::Refused)
+    }
+
+    /// [`Command::ListSources`].
+    pub async fn list_sources(&self, list: List) -> Result<Vec<Listing>, CommandError> {
+        self.ask(|reply| Command::ListSources { list, reply }).await
     }
 
     /// [`Command::Reload`].

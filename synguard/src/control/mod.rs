@@ -19,6 +19,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     journal::{Kind, Query, Timestamp},
+    lists::{List, Prefix},
     model::Mode,
 };
 
@@ -93,6 +94,60 @@ pub struct ServiceRequest {
 pub struct NameRequest {
     /// Name of the service.
     pub name: String,
+}
+
+/// Body of `POST /v1/sources`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourcesRequest {
+    /// Which list.
+    pub list: List,
+    /// What to list.
+    pub prefixes: Vec<Prefix>,
+    /// Until when; `null` is until it is removed.
+    #[serde(default)]
+    pub until: Option<Timestamp>,
+    /// What to remember of it, one line.
+    #[serde(default)]
+    pub comment: Option<String>,
+    /// Whether it ends with the daemon.
+    #[serde(default)]
+    pub temporary: bool,
+}
+
+/// Body of `DELETE /v1/sources`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourcesRemoval {
+    /// Which list.
+    pub list: List,
+    /// What to remove from it.
+    pub prefixes: Vec<Prefix>,
+}
+
+/// Query of `GET /v1/sources`. The answer has a [`Listing`] a line.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourcesQuery {
+    /// Which list.
+    pub list: List,
+}
+
+/// A prefix in one of the lists.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listing {
+    /// It.
+    pub prefix: Prefix,
+    /// Its list.
+    pub list: List,
+    /// Until when, if that was said.
+    pub until: Option<Timestamp>,
+    /// What somebody wanted to remember.
+    pub comment: Option<String>,
+    /// Where it stands: `FILE, line N`, `command`, or `command, temporary`.
+    pub origin: String,
+    /// Whether it is in force; else the configuration, which decides, has the same prefix.
+    pub in_force: bool,
 }
 
 /// Query of `GET /v1/events`. The answer has an event a line.

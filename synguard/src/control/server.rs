@@ -14,11 +14,13 @@ use axum::{
     routing::{get, post},
 };
 use futures_util::stream;
+use serde::Serialize;
 use tokio::{net::UnixListener, sync::watch, time::sleep};
 
 use super::{
-    CommandError, DetachRequest, Done, EventsRequest, Failure, Handle, InterfaceRequest,
-    ModeRequest, NameRequest, SIGN_OF_LIFE, ServiceRequest, socket::Listener,
+    CommandError, DetachRequest, Done, EventsRequest, Failure, Handle, InterfaceRequest, Listing,
+    ModeRequest, NameRequest, SIGN_OF_LIFE, ServiceRequest, SourcesQuery, SourcesRemoval,
+    SourcesRequest, socket::Listener,
 };
 use crate::{
     journal::Event,
@@ -27,6 +29,11 @@ use crate::{
 
 /// Largest request body: a service may have thousands of prefixes.
 const BODY_LIMIT: usize = 1024 * 1024;
+
+/// The same for lists of sources: a hundred thousand prefixes of the longest kind take 5 MB.
+const SOURCES_LIMIT: usize = 8 * 1024 * 1024;
+/// Entries of a list in one piece of an answer.
+const PIECE: usize = 1000;
 
 /// Serves the control API until `shutdown` resolves and running requests are answered; then the
 /// socket's file is gone.
@@ -56,6 +63,13 @@ fn router(handle: Handle) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/events", get(events))
         .route("/v1/services", post(add_service).delete(remove_service))
+        .route(
+            "/v1/sources",
+            get(list_sources)
+                .post(add_sources)
+                .delete(remove_sources)
+                .layer(DefaultBodyLimit::max(SOURCES_LIMIT)),
+        )
         .route("/v1/attach", post(attach))
         .route("/v1/detach", post(detach))
         .route("/v1/mode", post(mode))
@@ -85,7 +99,7 @@ async fn events(
             async |(mut follower, mut stopped)| {
                 tokio::select! {
                     events = follower.next() => {
-                        Some((Ok::<_, Infallible>(lines(&events)), (follower, stopped)))
+                        Some((Ok::<_, Infallible>(lines(&refs(&events))), (follower, stopped)))
                     }
                     // Followers that have gone are noticed by it too.
                     () = sleep(SIGN_OF_LIFE) => {
@@ -97,16 +111,19 @@ async fn events(
             },
         ))
     } else {
-        Body::from(lines(&handle.journal().select(&query)))
+        Body::from(lines(&refs(&handle.journal().select(&query))))
     };
     Ok(([(header::CONTENT_TYPE, "application/jsonl")], body).into_response())
 }
 
-/// An event a line.
-fn lines(events: &[Arc<Event>]) -> String {
-    let line =
-        |event: &Arc<Event>| Some(format!("{}\n", serde_json::to_string(event.as_ref()).ok()?));
-    events.iter().filter_map(line).collect()
+fn refs(events: &[Arc<Event>]) -> Vec<&Event> {
+    events.iter().map(Arc::as_ref).collect()
+}
+
+/// An object a line.
+fn lines(objects: &[impl Serialize]) -> String {
+    let line = |object| Some(format!("{}\n", serde_json::to_string(object).ok()?));
+    objects.iter().filter_map(line).collect()
 }
 
 async fn attach(
@@ -154,6 +171,39 @@ async fn remove_service(
 ) -> Result<Json<Done>, ApiError> {
     let Query(NameRequest { name }) = query?;
     let message = handle.remove_service(name).await?;
+    Ok(Json(Done { message }))
+}
+
+async fn list_sources(
+    State(handle): State<Handle>,
+    query: Result<Query<SourcesQuery>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    let Query(SourcesQuery { list }) = query?;
+    let mut left = handle.list_sources(list).await?.into_iter();
+    // A piece at a time: as a whole it may have tens of megabytes.
+    let pieces = stream::iter(std::iter::from_fn(move || {
+        let piece: Vec<Listing> = left.by_ref().take(PIECE).collect();
+        (!piece.is_empty()).then(|| Ok::<_, Infallible>(lines(&piece)))
+    }));
+    let body = Body::from_stream(pieces);
+    Ok(([(header::CONTENT_TYPE, "application/jsonl")], body).into_response())
+}
+
+async fn add_sources(
+    State(handle): State<Handle>,
+    body: Result<Json<SourcesRequest>, JsonRejection>,
+) -> Result<Json<Done>, ApiError> {
+    let Json(request) = body?;
+    let message = handle.add_sources(request).await?;
+    Ok(Json(Done { message }))
+}
+
+async fn remove_sources(
+    State(handle): State<Handle>,
+    body: Result<Json<SourcesRemoval>, JsonRejection>,
+) -> Result<Json<Done>, ApiError> {
+    let Json(request) = body?;
+    let message = handle.remove_sources(request).await?;
     Ok(Json(Done { message }))
 }
 

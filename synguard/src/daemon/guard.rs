@@ -20,6 +20,7 @@ use super::{
     keys::KeyRing,
     links::World,
     listeners::{self, Listener},
+    lists::Lists,
     numbers::Numbers,
     plan::{USUAL_MTU, excepted, report_admission, report_watermarks},
     remind::Reminder,
@@ -33,13 +34,14 @@ use super::{
 use crate::{
     config::{Origin, Sources},
     dataplane::{
-        Books, Dataplane, Jiffies, Pins, States, Tables, apply,
+        self, Books, Dataplane, Jiffies, Pins, States, Tables, apply,
         error::{NearNames, one_line},
         ledger::Count,
         stats,
         wire::Wire,
     },
     journal::{End, Journal, What},
+    lists::SourceRules,
     model::{Config, Mode, Service},
 };
 
@@ -85,6 +87,7 @@ pub struct Guard {
     pub(super) rcv_wscale: u8,
     pub(super) listeners: Vec<Listener>,
     pub(super) tuning: Tuning,
+    pub(super) lists: Lists,
     offset: Offset,
     jiffies: Jiffies,
     room: Room,
@@ -131,6 +134,12 @@ impl Guard {
             keys.adopt(&dataplane.maps.keys)
                 .context("cannot read map KEYS")?;
         }
+        let lists = if adopted {
+            dataplane::sources::read_back(&dataplane.maps)?
+        } else {
+            Vec::new()
+        };
+        let lists = Lists::start(config.state.as_deref(), lists)?;
         let (tables, before) = if adopted {
             let before = dataplane.maps.runtime.get(&0, 0);
             let Wire(before) = before.context("cannot read map RUNTIME")?;
@@ -170,6 +179,7 @@ impl Guard {
             pins,
             listeners: Vec::new(),
             tuning: Tuning::open(config.state.as_deref()),
+            lists,
             offset: Offset::now(),
             jiffies,
             flows,
@@ -256,11 +266,20 @@ impl Guard {
                 running.leave_mode(next.service.mode, slot);
             }
         }
-        if let Err(error) = self.apply(&tables, &services) {
+        let applied = self
+            .lists
+            .apply(&mut self.dataplane.maps, &config.sources.listed)
+            .and_then(|()| self.apply(&tables, &services));
+        if let Err(error) = applied {
             self.sweeper.set(wants(&self.services));
+            let maps = &mut self.dataplane.maps;
+            if let Err(again) = self.lists.apply(maps, &self.config.sources.listed) {
+                error!("cannot take back a change of the lists of sources: {again:#}");
+            }
             return Err(error);
         }
         self.sweeper.set(wants(&services));
+        self.report_lists(&config.sources);
         self.report_services(&config.services);
         self.commit(tables, services);
         self.numbers = numbers;
@@ -401,6 +420,10 @@ impl Guard {
         let verified_ticks = clock::ticks(self.config.verified_timeout);
         let syn_cache = self.config.syn_cache.into();
         let flow_idle_ticks = clock::ticks(self.config.flow_idle_timeout);
+        let (syn_budget, answer_budget) = {
+            let rules = &self.config.sources;
+            (rules.syn_budget, rules.answer_budget)
+        };
         self.dataplane.maps.change_runtime(|runtime| {
             *runtime = Runtime {
                 draining: draining.into(),
@@ -409,6 +432,8 @@ impl Guard {
                 verified_ticks,
                 flow_idle_ticks,
                 syn_cache,
+                syn_budget,
+                answer_budget,
                 ..*runtime
             };
         })
@@ -479,6 +504,23 @@ impl Guard {
         }
     }
 
+    /// Says what the configuration lists that it did not before.
+    fn report_lists(&self, next: &SourceRules) {
+        let [added, removed, changed] = next.listed.changes(&self.config.sources.listed);
+        if self.ready && added + removed + changed > 0 {
+            self.journal.note(What::SourcesChanged {
+                by: "configuration".into(),
+                added: added + changed,
+                removed: removed + changed,
+                list: None,
+                prefix: None,
+                until: None,
+                comment: None,
+                now: self.lists.counts(),
+            });
+        }
+    }
+
     /// Says that all is in place.
     pub fn ready(&mut self) {
         self.ready = true;
@@ -509,6 +551,7 @@ impl Guard {
         let offset = Offset::now();
         if let Some(seconds) = offset.step_since(self.offset) {
             self.journal.note(What::ClockSet { seconds });
+            self.lists.recheck();
         }
         let first = self.keys.status().epoch == 0;
         let stepped = offset.step_since(self.offset).is_some();
@@ -583,6 +626,7 @@ impl Guard {
             }
         }
         self.retune();
+        self.expire_sources();
         self.drain_on();
         let fills = self.fills();
         self.room.observe(&fills, &self.journal);

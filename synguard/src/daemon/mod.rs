@@ -21,6 +21,7 @@ mod keyless;
 pub(crate) mod keys;
 pub(crate) mod links;
 pub(crate) mod listeners;
+pub(crate) mod lists;
 mod notify;
 mod numbers;
 pub(crate) mod patience;
@@ -270,6 +271,15 @@ async fn execute(guard: &mut Guard, netlink: &Netlink, systemd: &Systemd, comman
         }
         Command::RemoveService { name, reply } => {
             let _ = reply.send(guard.remove_service(&name));
+        }
+        Command::AddSources { request, reply } => {
+            let _ = reply.send(guard.add_sources(request));
+        }
+        Command::RemoveSources { request, reply } => {
+            let _ = reply.send(guard.remove_sources(request));
+        }
+        Command::ListSources { list, reply } => {
+            let _ = reply.send(guard.list_sources(list));
         }
         Command::Reload { reply } => {
             let _ = reply.send(reload(guard, systemd));

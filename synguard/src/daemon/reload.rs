@@ -125,6 +125,31 @@ fn changes(old: &Config, new: &Config) -> String {
     if !times.is_empty() {
         parts.push(format!("{} from now on", times.join(" and ")));
     }
+    let [added, removed, changed] = new.sources.listed.changes(&old.sources.listed);
+    if added + removed + changed > 0 {
+        parts.push(format!(
+            "sources: {added} prefixes added, {removed} removed, {changed} changed"
+        ));
+    }
+    for (name, before, after) in [
+        ("syn_budget", old.sources.syn_budget, new.sources.syn_budget),
+        (
+            "answer_budget",
+            old.sources.answer_budget,
+            new.sources.answer_budget,
+        ),
+    ] {
+        if before != after {
+            let off_or = |n: u32| {
+                if n == 0 {
+                    "off".to_owned()
+                } else {
+                    n.to_string()
+                }
+            };
+            parts.push(format!("{name} {} from now on", off_or(after)));
+        }
+    }
     if old.xdp_mode != new.xdp_mode {
         parts.push("xdp_mode holds for interfaces attached from now on".into());
     }

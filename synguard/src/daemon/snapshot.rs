@@ -51,6 +51,7 @@ impl Guard {
             keys: self.keys.status(),
             maps: self.fills().into_iter().chain([self.syn_cache()]).collect(),
             flows: self.flows.status(),
+            sources: self.source_status(),
             events: self.journal.counts(),
         }
     }
@@ -71,7 +72,12 @@ impl Guard {
             flows: self.flows.status().entries(),
             verified: self.flows.verified(),
         };
-        health::fill(&self.dataplane.maps, &self.tables, swept)
+        health::fill(
+            &self.dataplane.maps,
+            &self.tables,
+            self.lists.entries(),
+            swept,
+        )
     }
 
     /// One attached interface.

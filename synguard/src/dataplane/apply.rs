@@ -183,12 +183,6 @@ impl Sink for Maps {
                 (map::RUNTIME, changed)
             }
         };
-        let refused = |map| {
-            move |error: MapError| ApplyError {
-                map,
-                reason: one_line(&error),
-            }
-        };
         result.map_err(refused(map))?;
         if matches!(
             step,
@@ -207,12 +201,6 @@ impl Sink for Maps {
 /// The tables as they are in the kernel: what another daemon has left, whole or half-way through a
 /// change.
 pub fn read_back(maps: &Maps) -> Result<Tables, ApplyError> {
-    let refused = |map| {
-        move |error: MapError| ApplyError {
-            map,
-            reason: one_line(&error),
-        }
-    };
     let mut tables = Tables::default();
     for entry in maps.addresses.iter() {
         let (Wire(Address(address)), Wire(entry)) = entry.map_err(refused(map::ADDRESSES))?;
@@ -241,8 +229,16 @@ pub fn read_back(maps: &Maps) -> Result<Tables, ApplyError> {
     Ok(tables)
 }
 
+/// What the kernel said of a write to `map`.
+pub(super) fn refused(map: &'static str) -> impl Fn(MapError) -> ApplyError {
+    move |error| ApplyError {
+        map,
+        reason: one_line(&error),
+    }
+}
+
 /// Removing what is not there is what was wanted.
-fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
+pub(super) fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
         Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(()),
         Err(MapError::SyscallError(error))

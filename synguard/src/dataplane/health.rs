@@ -20,7 +20,7 @@ pub struct Swept {
 }
 
 /// Fill of every table that can fill up.
-pub fn fill(maps: &Maps, tables: &Tables, swept: Swept) -> Vec<MapFill> {
+pub fn fill(maps: &Maps, tables: &Tables, sources: u64, swept: Swept) -> Vec<MapFill> {
     [
         (map::HALF_OPEN, swept.half_open),
         (map::FLOWS, swept.flows),
@@ -28,6 +28,7 @@ pub fn fill(maps: &Maps, tables: &Tables, swept: Swept) -> Vec<MapFill> {
         (map::ADDRESSES, tables.addresses.len() as u64),
         (map::PORTS, tables.ports.len() as u64),
         (map::PREFIXES, tables.prefixes.len() as u64),
+        (map::SOURCES, sources),
     ]
     .into_iter()
     .filter_map(|(name, entries)| {

@@ -25,6 +25,7 @@ pub mod programs;
 pub mod qdisc;
 mod raw;
 pub mod shared;
+pub mod sources;
 pub mod states;
 pub mod stats;
 pub mod syncache;

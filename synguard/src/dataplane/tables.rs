@@ -395,7 +395,7 @@ fn port_sets(tables: &Tables) -> BTreeMap<Vec<(u16, u16)>, u32> {
     sets.into_iter().map(|(id, set)| (set, id)).collect()
 }
 
-fn prefix_key(net: IpNet) -> Prefix {
+pub(super) fn prefix_key(net: IpNet) -> Prefix {
     match net {
         IpNet::V4(v4) => (
             96 + u32::from(v4.prefix_len()),

@@ -11,7 +11,7 @@ use crate::{
     daemon::{
         clock,
         links::World,
-        listeners,
+        listeners, lists,
         plan::{Circumstances, USUAL_MTU},
         service::Running,
         sysctl::{self, Tcp},
@@ -20,15 +20,21 @@ use crate::{
     dataplane::{
         Options, Tables, apply,
         error::{AttachError, NearNames},
-        load_inert,
+        load_inert, sources,
         wire::Wire,
     },
+    journal::Timestamp,
+    lists::{Live, in_force},
 };
 
 /// Loads programs for the configuration at `path`, as if the daemon guarded `interfaces`; without any,
 /// those that it names, and where it names none, all but loopback.
 pub fn plan(path: &Path, interfaces: &[String], world: &World) -> anyhow::Result<Instance> {
     let config = config::load(Some(path), &Overrides::default())?;
+    let live = match &config.state {
+        Some(state) => lists::read_kept(state)?,
+        None => Live::default(),
+    };
     let named = if interfaces.is_empty() {
         &config.interfaces
     } else {
@@ -59,6 +65,8 @@ pub fn plan(path: &Path, interfaces: &[String], world: &World) -> anyhow::Result
     let tables = circumstances.plan(&mut services, &Tables::default())?;
     let maps = &mut dataplane.maps;
     apply::apply(maps, &Tables::default(), &tables)?;
+    let in_force = in_force(&config.sources.listed, &live, Timestamp::now());
+    sources::apply(maps, &mut Vec::new(), lists::table(&in_force))?;
     let tick = clock::tick();
     maps.change_runtime(|runtime| {
         *runtime = Runtime {
@@ -67,6 +75,8 @@ pub fn plan(path: &Path, interfaces: &[String], world: &World) -> anyhow::Result
             settled_at: tick,
             verified_ticks: clock::ticks(config.verified_timeout),
             flow_idle_ticks: clock::ticks(config.flow_idle_timeout),
+            syn_budget: config.sources.syn_budget,
+            answer_budget: config.sources.answer_budget,
             ..*runtime
         };
     })

@@ -9,8 +9,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use super::{
     details::{Drained, End, Totals, lasted},
     event::Level,
+    time::Timestamp,
 };
-use crate::{human, model::Mode};
+use crate::{
+    human,
+    lists::{Counts, List, Prefix},
+    model::Mode,
+};
 
 macro_rules! kinds {
     ($(
@@ -370,6 +375,40 @@ kinds! {
     ServiceRemoved = "service_removed", Info {
         service: String,
     } => format!("service {service} is removed");
+
+    /// Sources were allowed or blocked, or are so no more.
+    SourcesChanged = "sources_changed", Info {
+        /// `command`, or `configuration`.
+        by: String,
+        added: usize,
+        removed: usize,
+        /// None where both lists may have changed.
+        list: Option<List>,
+        /// The first of them, where a command said which.
+        prefix: Option<Prefix>,
+        until: Option<Timestamp>,
+        comment: Option<String>,
+        #[serde(flatten)]
+        now: Counts,
+    } => {
+        let lists = list.map_or_else(|| "lists of sources".to_owned(), |list| format!("{list} list"));
+        let first = prefix.map_or_else(String::new, |prefix| format!(", {prefix}"));
+        let more = if added.max(removed) > &1 && prefix.is_some() { " and others" } else { "" };
+        let until = until.map_or_else(String::new, |until| format!(" until {until}"));
+        let comment = comment.as_ref().map_or_else(String::new, |text| format!(" ({text})"));
+        format!(
+            "{lists} changed by {by}: {added} added, {removed} removed{first}{more}{until}{comment}; {} \
+             allowed, {} blocked now",
+            now.allowed,
+            now.blocked
+        )
+    };
+
+    /// The time of sources that were allowed or blocked is over.
+    SourcesExpired = "sources_expired", Info {
+        allowed: u64,
+        blocked: u64,
+    } => format!("no longer listed, as their time is over: {allowed} allowed, {blocked} blocked prefixes");
 
     /// A table of the kernel is nearly full.
     TableNearlyFull = "table_nearly_full", Warn {

@@ -28,6 +28,22 @@ impl Timestamp {
         self.0.saturating_sub(earlier.0) / 1000
     }
 
+    /// Milliseconds after the Unix epoch.
+    pub const fn millis(self) -> u64 {
+        self.0
+    }
+
+    /// So many milliseconds later, or earlier where it is negative.
+    pub const fn moved(self, millis: i64) -> Self {
+        Self(self.0.saturating_add_signed(millis))
+    }
+
+    /// This much later.
+    pub fn after(self, by: Duration) -> Self {
+        let by = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_add(by))
+    }
+
     /// This much earlier.
     pub fn before(self, by: Duration) -> Self {
         let by = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);

@@ -14,6 +14,7 @@ use synguard_common::verdict::{Action, Reason};
 
 use crate::{
     dataplane::stats::LET_IN,
+    lists::List,
     model::{Mode, ReasonCount, ServiceStatus, Snapshot},
 };
 
@@ -369,6 +370,15 @@ impl Families {
                 .events
                 .iter()
                 .map(|(kind, noted)| (vec![("kind", &**kind)], *noted)),
+        )?;
+        let listed = self.0.sources.listed;
+        w.gauge(
+            "synguard_sources",
+            "Prefixes of sources that are allowed or blocked.",
+            [
+                (vec![("list", List::Allow.label())], listed.allowed),
+                (vec![("list", List::Block.label())], listed.blocked),
+            ],
         )?;
         let maps = &self.0.maps;
         w.gauge(

@@ -42,6 +42,8 @@ fn the_page_says_what_stands() {
         "web: leaves alone 192.0.2.1:22: no listener",
         "forwarded: offers timestamps, window scale 7, MSS 1400 (learned from its",
         "  servers); withheld after a server fell short: sack, ecn",
+        "sources: 3 prefixes allowed, 100000 blocked; at most 1000 unanswered SYN-ACKs to",
+        "  one in a second",
         "flows: 2 pending, 50 spliced, 5 known, 9 of them over; 1000 created, 900",
         "  expired, 43 evicted, 6 SYNs sent again, 3 refused for a silent server, 1",
         "  retries lost",
