@@ -1,6 +1,7 @@
 //! The paths that are measured: what the service's state is, which packets come, how each must leave,
 //! and what it may cost: the goals that the project has set itself.
 
+mod lists;
 mod local;
 mod proxy;
 mod reset;
@@ -94,6 +95,8 @@ pub struct Path {
     pub half_open: HalfOpen,
     /// What is in the flow table.
     pub flows: Flows,
+    /// Sources that are blocked, none of which sends anything.
+    pub sources: usize,
     /// Whether the flows that the packets make are removed, unmeasured, before they come again.
     pub afresh: bool,
     /// The packets.
@@ -112,6 +115,7 @@ const GUARDED: Path = Path {
     state: State::Guarded,
     half_open: HalfOpen::Nothing,
     flows: Flows::Nothing,
+    sources: 0,
     afresh: false,
     ring: |_, _| Ok(frames::syns(Kind::V4, Syn::Linux)),
     leaves: &[Leaves::Service(Reason::Challenged)],
@@ -132,7 +136,7 @@ const OUT: Path = Path {
 
 /// Every path, in the order of the results.
 pub fn all() -> impl Iterator<Item = &'static Path> {
-    [local::PATHS, proxy::PATHS, reset::PATHS]
+    [local::PATHS, lists::PATHS, proxy::PATHS, reset::PATHS]
         .into_iter()
         .flatten()
 }

@@ -297,6 +297,7 @@ impl Bench<'_> {
     /// Brings the tables into the path's state; its packets.
     fn prepare(&mut self, path: &Path) -> Result<Ring> {
         self.scene.calm(path.admission, path.state)?;
+        self.scene.block_sources(path.sources)?;
         if path.admission == Admission::Proxy {
             self.learn_profile()?;
         }

@@ -2,7 +2,8 @@
 //! the daemon would write, and a service in the state that a path needs.
 
 use std::{
-    net::{IpAddr, SocketAddr, TcpStream},
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
     time::{Duration, Instant},
 };
 
@@ -13,15 +14,17 @@ use rtnetlink::packet_route::address::AddressHeaderFlags;
 use synguard::dataplane::{
     self, Dataplane, FlowMaps, Options, Tables, apply,
     load::{PROGRAM_ADMIT, PROGRAM_OUT},
+    sources,
     states::SharedState,
     stats,
     tables::{self, Facts, LocalAddress, Target},
-    wire::Wire,
+    wire::{Wire, mapped},
 };
 use synguard_common::{
     abi::{
         ADMISSION_PROXY, ADMISSION_RESET, Clock, EpochKey, HalfOpen, KEY_SLOTS, LINK_HEADER,
-        MODE_ADAPTIVE, MODE_OBSERVE, REASON_SLOTS, SERVICE_NONE, ServiceConfig, Tuple,
+        MODE_ADAPTIVE, MODE_OBSERVE, REASON_SLOTS, SERVICE_NONE, SOURCE_BLOCKED, ServiceConfig,
+        SourceEntry, Tuple,
     },
     clock::Now,
     profile::Profile,
@@ -29,7 +32,7 @@ use synguard_common::{
 
 use super::{
     flows::{Flows, tuple},
-    frames::Client,
+    frames::{self, Client, Kind},
     random::Random,
 };
 use crate::{
@@ -107,6 +110,7 @@ pub struct Scene {
     /// Where the test runs take place.
     pub ns: Netns,
     flows: FlowMaps,
+    sources: sources::Table,
     offset: u64,
     connections: Vec<TcpStream>,
     _server: HttpServer,
@@ -193,6 +197,7 @@ impl Scene {
             dataplane,
             ns,
             flows,
+            sources: Vec::new(),
             offset,
             connections,
             _server: server,
@@ -260,6 +265,34 @@ impl Scene {
             self.slot(number)?.clear();
         }
         Ok(())
+    }
+
+    /// Blocks so many random addresses of IPv4, none of a client. Without any the programs do not look,
+    /// and the list stays for the next path.
+    pub fn block_sources(&mut self, count: usize) -> Result<()> {
+        let maps = &mut self.dataplane.maps;
+        if count > 0 && count != self.sources.len() {
+            let mut random = Random::new(7);
+            let mut addresses = BTreeSet::new();
+            let clients: Vec<IpAddr> = frames::clients(Kind::V4)
+                .map(|client| client.address.ip())
+                .chain([CLIENT_V4.into()])
+                .collect();
+            while addresses.len() < count {
+                let address = IpAddr::from(Ipv4Addr::from_bits(random.word() as u32));
+                if !clients.contains(&address) {
+                    addresses.insert(mapped(address));
+                }
+            }
+            let entry = SourceEntry {
+                list: SOURCE_BLOCKED,
+                until: 0,
+            };
+            let table = addresses.into_iter().map(|address| ((128, address), entry));
+            sources::apply(maps, &mut self.sources, table.collect())?;
+        }
+        maps.change_runtime(|runtime| runtime.has_sources = u32::from(count > 0))
+            .context("cannot write RUNTIME")
     }
 
     /// Turns the calm service guarded, if that is the state to be in.
