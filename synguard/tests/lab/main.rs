@@ -12,6 +12,7 @@ mod floods;
 mod guard;
 mod halfopen;
 mod installed;
+mod lists;
 mod lives_on;
 mod observability;
 mod package;
