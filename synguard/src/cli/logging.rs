@@ -15,6 +15,8 @@ pub(super) fn start(filter: &str) -> anyhow::Result<()> {
         .with_env_filter(filter)
         .with_writer(io::stderr)
         .with_target(false)
+        // Told on stderr, where it has just failed, that panics: a full disk would end the daemon.
+        .log_internal_errors(false)
         .with_ansi(io::stderr().is_terminal());
     let started = if env::var_os("JOURNAL_STREAM").is_some() {
         subscriber.without_time().try_init()
