@@ -1,7 +1,11 @@
 //! What the daemon guards: interfaces, services, and the tables between them. Owned by the run
 //! loop alone.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+};
 
 use anyhow::Context as _;
 use aya::maps::MapError;
@@ -37,7 +41,7 @@ use crate::{
         self, Books, Dataplane, Jiffies, Pins, States, Tables, apply,
         error::{NearNames, one_line},
         ledger::Count,
-        stats,
+        severed, stats,
         wire::Wire,
     },
     journal::{End, Journal, What},
@@ -339,7 +343,12 @@ impl Guard {
     /// Looks at devices, addresses, listeners and settings again, and applies what changed.
     pub fn refresh(&mut self, world: World) {
         self.world = world;
+        let severed = severed::links().unwrap_or_else(|error| {
+            warn!(%error, "cannot see whether all programs are still attached");
+            BTreeSet::new()
+        });
         self.drop_vanished();
+        self.attach_severed(&severed);
         self.attach_returned();
         let tcp = Tcp::read(Path::new(sysctl::ROOT));
         if tcp != self.tcp {
@@ -349,7 +358,8 @@ impl Guard {
         self.listen_again();
         for interface in &mut self.interfaces {
             if let Some(attachment) = &mut interface.attachment {
-                attachment.follow(&mut self.dataplane, &self.world.vlans_on(interface.index));
+                let vlans = self.world.vlans_on(interface.index);
+                attachment.follow(&mut self.dataplane, &vlans, &severed);
             }
         }
         if let Err(error) = self.replan() {

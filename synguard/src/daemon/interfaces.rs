@@ -1,5 +1,7 @@
 //! Attaching to interfaces, detaching, and following those that vanish or change their name.
 
+use std::collections::BTreeSet;
+
 use tracing::{error, info, warn};
 
 use super::{guard::Guard, inject::Port};
@@ -243,11 +245,20 @@ impl Guard {
 
     /// Ends, and leaves what is pinned to whoever comes next.
     pub fn leave(&mut self) {
-        if self.pins.is_none() {
+        let Some(pins) = &self.pins else {
             self.end_attacks();
             return self.take_off();
-        }
+        };
         for interface in self.interfaces.drain(..) {
+            if !pins.hold(interface.index) {
+                warn!(
+                    "{} cannot stay guarded: somebody has removed its pins from {}",
+                    interface.name,
+                    pins.root().display()
+                );
+                take_off(interface, &self.journal);
+                continue;
+            }
             self.journal.note(What::LeftGuarded {
                 interface: interface.name,
             });
@@ -292,6 +303,36 @@ impl Guard {
             && let Err(error) = pins.keep_our_programs()
         {
             warn!("{error}");
+        }
+    }
+
+    /// Attaches anew where somebody else has taken a program off; `severed` are the links that are
+    /// attached to nothing.
+    pub(super) fn attach_severed(&mut self, severed: &BTreeSet<u32>) {
+        let (world, dataplane) = (&self.world, &mut self.dataplane);
+        let is_severed = |each: &mut Interface| {
+            let link = world.by_index(each.index);
+            let both = each.attachment.as_ref().zip(link);
+            both.is_some_and(|(attachment, link)| {
+                attachment.is_severed(dataplane, &link.device, severed)
+            })
+        };
+        let lost: Vec<Interface> = self.interfaces.extract_if(.., is_severed).collect();
+        for interface in lost {
+            let name = interface.name;
+            self.journal.note(What::ProgramSevered {
+                interface: name.clone(),
+            });
+            // What is left of it goes too: the programs are only put on in their order.
+            if let Some(Err(error)) = interface.attachment.map(Attachment::detach) {
+                warn!("{error}");
+            }
+            // Where XDP was left to us it is gone by now; if it is another's, the kernel will say so.
+            self.world.forget_xdp(interface.index);
+            if let Err(error) = self.attach(&name) {
+                error!("{error}");
+                self.missing.push(name);
+            }
         }
     }
 

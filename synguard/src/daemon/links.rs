@@ -77,6 +77,14 @@ impl World {
         self.links.iter().find(|link| link.device.index == index)
     }
 
+    /// Takes note that XDP was taken off a device since.
+    pub fn forget_xdp(&mut self, index: u32) {
+        let mut links = self.links.iter_mut();
+        if let Some(link) = links.find(|link| link.device.index == index) {
+            link.device.xdp_program = None;
+        }
+    }
+
     /// Names of all devices.
     pub fn names(&self) -> Vec<String> {
         self.links

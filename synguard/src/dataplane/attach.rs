@@ -6,7 +6,7 @@
 //! may be taken over.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
     sync::OnceLock,
@@ -81,12 +81,21 @@ struct Hook {
     _clsact: Option<Clsact>,
 }
 
+impl Hook {
+    /// Whether its link is one of these.
+    fn is_among(&self, links: &BTreeSet<u32>) -> bool {
+        let link = <&FdLink>::try_from(&self.link);
+        let info = link.and_then(FdLink::info);
+        info.is_ok_and(|info| links.contains(&info.id()))
+    }
+}
+
 /// The programs on one interface. Dropping it detaches them, XDP first, unless they are pinned.
 #[derive(Debug)]
 pub struct Attachment {
     _xdp: XdpLink,
     admit: BTreeMap<u32, Hook>,
-    _out: Hook,
+    out: Hook,
     /// Where the links are pinned.
     pins: Option<PathBuf>,
     /// How XDP runs: `native` or `generic`.
@@ -102,14 +111,18 @@ pub struct Attachment {
 impl Attachment {
     /// Makes admission follow the VLAN devices on the interface. A packet with two tags is only
     /// IP to the kernel at the inner device's TC ingress, and a socket can only be given to IP.
-    /// A device that refuses is retried on the next change.
-    pub fn follow(&mut self, dataplane: &mut Dataplane, vlans: &[Device]) {
+    /// A device that refuses is retried on the next change, and one whose link is among the `severed`
+    /// is hooked again.
+    pub fn follow(&mut self, dataplane: &mut Dataplane, vlans: &[Device], severed: &BTreeSet<u32>) {
         if dataplane.local_error.is_some() {
             return;
         }
         let own = self.index;
-        let is_gone = |index: &u32| *index != own && !vlans.iter().any(|vlan| vlan.index == *index);
-        for (index, hook) in self.admit.extract_if(.., |index, _| is_gone(index)) {
+        let is_gone = |index: &u32, hook: &mut Hook| {
+            let is_there = vlans.iter().any(|vlan| vlan.index == *index);
+            *index != own && (!is_there || hook.is_among(severed))
+        };
+        for (index, hook) in self.admit.extract_if(.., is_gone) {
             if let Some(pins) = &self.pins {
                 // Without its pin it goes with the hook.
                 drop(fs::remove_file(pins.join(admit_name(index))));
@@ -134,6 +147,23 @@ impl Attachment {
                 Err(error) => warn!(%error, "connections over this VLAN cannot be admitted"),
             }
         }
+    }
+
+    /// Whether somebody else has taken one of the programs off the interface itself.
+    pub fn is_severed(
+        &self,
+        dataplane: &mut Dataplane,
+        device: &Device,
+        severed: &BTreeSet<u32>,
+    ) -> bool {
+        let name = in_name(self.xdp_mode == GENERIC);
+        // What cannot be asked for is taken to be as it was.
+        let ours = find::<Xdp>(&mut dataplane.programs, name, device)
+            .ok()
+            .and_then(|program| Some(program.info().ok()?.id()));
+        let hooks = self.admit.get(&self.index).into_iter().chain([&self.out]);
+        ours.is_some_and(|ours| device.xdp_program != Some(ours))
+            || hooks.into_iter().any(|hook| hook.is_among(severed))
     }
 
     /// Detaches, though it be pinned.
@@ -173,7 +203,7 @@ pub fn attach(
     let attachment = Attachment {
         _xdp: xdp,
         admit,
-        _out: out,
+        out,
         pins: None,
         xdp_mode,
         fallback,
@@ -191,7 +221,7 @@ fn pin(attachment: Attachment, pins: &Pins, device: &Device) -> Result<Attachmen
     let Attachment {
         _xdp: xdp,
         admit,
-        _out: out,
+        out,
         ..
     } = attachment;
     let directory = pins.links_of(device.index);
@@ -221,7 +251,7 @@ fn pin(attachment: Attachment, pins: &Pins, device: &Device) -> Result<Attachmen
         Ok(Attachment {
             _xdp: xdp,
             admit,
-            _out: out,
+            out,
             pins: Some(directory.clone()),
             xdp_mode: attachment.xdp_mode,
             fallback: attachment.fallback,
@@ -320,7 +350,7 @@ pub fn adopt(
     let attachment = Attachment {
         _xdp: xdp,
         admit,
-        _out: out,
+        out,
         pins: Some(directory),
         xdp_mode,
         fallback: None,
@@ -424,7 +454,7 @@ fn attach_xdp(
     let mut fallback = (mode == XdpMode::Auto)
         .then(|| auto_declines(device.driver.as_deref()))
         .flatten()
-        .map(str::to_owned);
+        .map(|why| format!("({why})"));
     if mode != XdpMode::Generic && fallback.is_none() {
         match try_xdp(programs, device, AyaXdpMode::Driver) {
             Ok(link) => return Ok((link, NATIVE, None)),

@@ -24,6 +24,7 @@ pub mod pins;
 pub mod programs;
 pub mod qdisc;
 mod raw;
+pub mod severed;
 pub mod shared;
 pub mod sources;
 pub mod states;

@@ -199,6 +199,11 @@ impl Pins {
         self.links().join(index.to_string())
     }
 
+    /// Whether an interface has links here. Where that cannot be seen, it is believed.
+    pub fn hold(&self, index: u32) -> bool {
+        fs::exists(self.links_of(index)).unwrap_or(true)
+    }
+
     /// Indices of the interfaces that have links here.
     pub fn interfaces(&self) -> Vec<u32> {
         let entries = fs::read_dir(self.links()).into_iter().flatten().flatten();

@@ -341,6 +341,13 @@ kinds! {
         xdp_mode: String,
     } => format!("programs swapped, still guarding {interface} ({xdp_mode} XDP)");
 
+    /// Somebody else took a program off an interface; it is attached anew.
+    ProgramSevered = "program_severed", Error {
+        interface: String,
+    } => format!(
+        "somebody has taken a program of synguard off {interface}: attaching anew"
+    );
+
     /// The configuration was applied again.
     ConfigReloaded = "config_reloaded", Info {
         changes: String,
