@@ -3,6 +3,7 @@
 mod command;
 mod events;
 mod explain;
+mod faults;
 mod proxy_patience;
 mod release;
 mod reset_sources;
