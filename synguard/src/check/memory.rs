@@ -1,6 +1,7 @@
 //! How much memory the tables take, before they are made.
 
 use aya_obj::generated::bpf_map_type;
+use synguard_common::abi::map;
 
 use crate::{
     dataplane::{LoadError, Options, load},
@@ -25,13 +26,17 @@ pub fn of_tables(config: &Config, cpus: u64) -> Result<u64, LoadError> {
     Ok(object
         .maps
         .iter()
-        .map(|(name, map)| {
+        .map(|(name, table)| {
             let set = entries.iter().find(|(other, _)| other == name);
-            let entries = set.map_or_else(|| map.max_entries(), |(_, entries)| *entries);
+            let entries = match name.as_str() {
+                // Room for a million, of which nothing is made before it is needed.
+                map::SOURCES => config.sources.listed.entries().len() as u32,
+                _ => set.map_or_else(|| table.max_entries(), |(_, entries)| *entries),
+            };
             of_map(
-                map.map_type(),
-                map.key_size().into(),
-                map.value_size().into(),
+                table.map_type(),
+                table.key_size().into(),
+                table.value_size().into(),
                 entries.into(),
                 cpus,
             )

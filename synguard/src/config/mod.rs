@@ -64,10 +64,6 @@ pub const DEFAULT_CALM_AFTER: Duration = Duration::from_secs(15);
 /// (`net.ipv4.tcp_synack_retries` = 5).
 pub const DEFAULT_HALF_OPEN_TIMEOUT: Duration = Duration::from_secs(64);
 
-/// SYN-ACKs to one address in a second that nobody answers: a hundredth of what one core can be made to
-/// send.
-pub const DEFAULT_ANSWER_BUDGET: u32 = 1000;
-
 /// A file of more bytes is not read: a thousand services with ten prefixes each have a third.
 const SIZE_LIMIT: u64 = 1 << 20;
 
@@ -208,11 +204,11 @@ pub fn built_in() -> Config {
         flow_idle_timeout: DEFAULT_FLOW_IDLE_TIMEOUT,
         verified_entries: DEFAULT_VERIFIED_ENTRIES,
         verified_timeout: DEFAULT_VERIFIED_TIMEOUT,
-        syn_cache: true,
+        syn_cache: false,
         sources: SourceRules {
             listed: Arc::default(),
             syn_budget: 0,
-            answer_budget: DEFAULT_ANSWER_BUDGET,
+            answer_budget: 0,
         },
         services: vec![Service {
             name: "default".into(),

@@ -136,7 +136,7 @@ fn a_full_file_is_read() {
         flow_idle_timeout = "2h 4min"
         verified_entries = 1024
         verified_timeout = 60
-        syn_cache = false
+        syn_cache = true
         [defaults]
         mode = "observe"
         high = 1000
@@ -169,7 +169,7 @@ fn a_full_file_is_read() {
     assert_eq!(config.flow_idle_timeout, Duration::from_secs(124 * 60));
     assert_eq!(config.verified_entries, 1024);
     assert_eq!(config.verified_timeout, Duration::from_secs(60));
-    assert!(!config.syn_cache);
+    assert!(config.syn_cache);
     let web = Service {
         name: "web".into(),
         addresses: Addresses::Prefixes(vec![

@@ -344,7 +344,7 @@ fn run_tagged(name: &str, vlans: Vec<Vlan>) {
         Case {
             config: if stand_in { ADDRESSES } else { "" },
             arguments: if stand_in && edge.vlans.len() > 1 {
-                &["-i", "vlan"]
+                &["-i", "vlan", "--xdp-mode", "auto"]
             } else {
                 &[]
             },

@@ -63,7 +63,7 @@ fn a_server_that_speaks_first_is_heard_though_the_ack_is_lost() {
         assert_eq!(without.service().reminded_total, 0);
         without.stop();
 
-        let with = guard(&site, admission, "");
+        let with = guard(&site, admission, "syn_cache = true");
         for (n, v6) in [(1, false), (2, true)] {
             let before = packets(&with.service(), Reason::Challenged);
             let took = banner(&site, v6, Duration::from_secs(4)).unwrap();
